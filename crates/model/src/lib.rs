@@ -4,4 +4,5 @@ pub mod meta;
 pub mod quantity;
 pub mod resource;
 pub mod schema;
+pub mod selector;
 pub mod status;
