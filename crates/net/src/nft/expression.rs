@@ -1,0 +1,169 @@
+//! Expressions: the steps of a rule.
+//!
+//! Attribute numbers are those of `linux/netfilter/nf_tables.h`, named there `NFTA_<EXPRESSION>_<FIELD>`.
+
+use super::attribute::Attributes;
+
+/// One of the sixteen 4-byte registers, 0 to 15 (`NFT_REG32_00` and on).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Register(pub u8);
+
+impl Register {
+    fn number(self) -> u32 {
+        8 + u32::from(self.0)
+    }
+}
+
+/// The register that decides what happens to the packet (`NFT_REG_VERDICT`).
+const VERDICT_REGISTER: u32 = 0;
+const NFPROTO_IPV4: u32 = 2;
+
+/// Where a packet goes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to a chain, and back behind this rule when that chain ends.
+    Jump(String),
+    /// On to a chain for good.
+    Goto(String),
+}
+
+impl Verdict {
+    /// As `NFTA_DATA_VERDICT`.
+    pub(super) fn data(&self) -> Attributes {
+        let (code, chain) = match self {
+            Self::Jump(chain) => (-3_i32, chain),
+            Self::Goto(chain) => (-4_i32, chain),
+        };
+        let verdict = Attributes::new().number(1, code.cast_unsigned()).text(2, chain);
+        Attributes::new().nested(2, &verdict)
+    }
+}
+
+/// How a register is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Go on if equal.
+    Equal,
+    /// Go on if different.
+    NotEqual,
+}
+
+/// How a packet is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reject {
+    /// A TCP reset: "connection refused" at once.
+    TcpReset,
+    /// ICMP port unreachable.
+    PortUnreachable,
+}
+
+/// One step of a rule. A step that does not match ends the rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expression {
+    /// Load the protocol number behind the IP header.
+    Protocol(Register),
+    /// Load the source address.
+    SourceAddress(Register),
+    /// Load the destination address.
+    DestinationAddress(Register),
+    /// Load the destination port of TCP or UDP.
+    DestinationPort(Register),
+    /// Load the connection's status bits (`enum ip_conntrack_status`), native-endian.
+    ConnectionStatus(Register),
+    /// Load the destination address the connection was opened to, before translation.
+    OriginalDestination(Register),
+    /// Keep only the bits of a mask in a register.
+    Mask(Register, [u8; 4]),
+    /// Compare a register, as far as the data goes.
+    Compare(Register, Comparison, Vec<u8>),
+    /// Go on if the key that starts in the register is in the set.
+    In(Register, String),
+    /// Find the key in the map and do what its verdict says.
+    VerdictOf(Register, String),
+    /// Find the key in the map and store its value into the second register and those behind it.
+    ValueOf(Register, String, Register),
+    /// Store data into a register and those behind it.
+    Load(Register, Vec<u8>),
+    /// Store a random number below the bound, native-endian.
+    Random(Register, u32),
+    /// Store a hash of the source's 4 bytes below the bound, native-endian: `hash(source, seed) mod bound`.
+    Hash {
+        /// Where the 4 bytes are.
+        source: Register,
+        /// Where the result goes.
+        into: Register,
+        /// The bound.
+        bound: u32,
+        /// The seed.
+        seed: u32,
+    },
+    /// Do what the verdict says.
+    Decide(Verdict),
+    /// Send the connection to the address and port in two registers.
+    DestinationNat(Register, Register),
+    /// Let the connection come from an address of the outgoing link's namespace.
+    Masquerade,
+    /// Refuse the packet.
+    Reject(Reject),
+}
+
+impl Expression {
+    /// As the content of one `NFTA_LIST_ELEM` of a rule.
+    pub(super) fn encode(&self) -> Attributes {
+        let (name, data) = self.name_and_data();
+        Attributes::new().text(1, name).nested(2, &data)
+    }
+
+    fn name_and_data(&self) -> (&'static str, Attributes) {
+        let new = Attributes::new;
+        let value = |bytes: &[u8]| new().bytes(1, bytes);
+        match self {
+            // NFT_META_L4PROTO
+            Self::Protocol(into) => ("meta", new().number(1, into.number()).number(2, 16)),
+            Self::SourceAddress(into) => ("payload", payload(*into, 1, 12, 4)),
+            Self::DestinationAddress(into) => ("payload", payload(*into, 1, 16, 4)),
+            Self::DestinationPort(into) => ("payload", payload(*into, 2, 2, 2)),
+            // NFT_CT_STATUS; NFT_CT_DST in direction IP_CT_DIR_ORIGINAL
+            Self::ConnectionStatus(into) => ("ct", new().number(1, into.number()).number(2, 2)),
+            Self::OriginalDestination(into) => ("ct", new().number(1, into.number()).number(2, 9).bytes(3, &[0])),
+            Self::Mask(register, mask) => {
+                let data = new().number(1, register.number()).number(2, register.number()).number(3, 4);
+                ("bitwise", data.nested(4, &value(mask)).nested(5, &value(&[0; 4])))
+            }
+            Self::Compare(register, comparison, data) => {
+                let operator = u32::from(*comparison == Comparison::NotEqual);
+                ("cmp", new().number(1, register.number()).number(2, operator).nested(3, &value(data)))
+            }
+            Self::In(key, set) => ("lookup", new().text(1, set).number(2, key.number())),
+            Self::VerdictOf(key, map) => {
+                ("lookup", new().text(1, map).number(2, key.number()).number(3, VERDICT_REGISTER))
+            }
+            Self::ValueOf(key, map, into) => {
+                ("lookup", new().text(1, map).number(2, key.number()).number(3, into.number()))
+            }
+            Self::Load(into, data) => ("immediate", new().number(1, into.number()).nested(2, &value(data))),
+            // NFT_NG_RANDOM
+            Self::Random(into, bound) => ("numgen", new().number(1, into.number()).number(2, *bound).number(3, 1)),
+            // NFT_HASH_JENKINS
+            Self::Hash { source, into, bound, seed } => {
+                let data = new().number(1, source.number()).number(2, into.number()).number(3, 4);
+                ("hash", data.number(4, *bound).number(5, *seed).number(7, 0))
+            }
+            Self::Decide(verdict) => ("immediate", new().number(1, VERDICT_REGISTER).nested(2, &verdict.data())),
+            // NFT_NAT_DNAT
+            Self::DestinationNat(address, port) => {
+                let data = new().number(1, 1).number(2, NFPROTO_IPV4);
+                ("nat", data.number(3, address.number()).number(5, port.number()))
+            }
+            Self::Masquerade => ("masq", new()),
+            // NFT_REJECT_TCP_RST; NFT_REJECT_ICMP_UNREACH with ICMP_PORT_UNREACH (RFC 792)
+            Self::Reject(Reject::TcpReset) => ("reject", new().number(1, 1)),
+            Self::Reject(Reject::PortUnreachable) => ("reject", new().number(1, 0).bytes(2, &[3])),
+        }
+    }
+}
+
+/// Base 1 is the network header, 2 the transport header.
+fn payload(into: Register, base: u32, offset: u32, length: u32) -> Attributes {
+    Attributes::new().number(1, into.number()).number(2, base).number(3, offset).number(4, length)
+}
