@@ -182,8 +182,12 @@ fn service_chains(rules: &ServiceRules, messages: &mut Vec<Message>) -> BTreeMap
         chains.push(Message::NewChain(chain.clone(), None));
         chains.push(Message::NewRule(chain, choose_endpoint(number, service)));
     }
-    messages.extend(set("endpoints", 8, Value::Data(vec![0; 8]), endpoints));
+    // The elements last: for every chain that refers to a map the kernel walks the elements it has at that moment, in all
+    // 10 million steps for 1,000 services of 10 endpoints (0.4 s), none while it is empty.
+    let [map, elements] = set("endpoints", 8, Value::Data(vec![0; 8]), endpoints);
+    messages.push(map);
     messages.extend(chains);
+    messages.push(elements);
     frontends
 }
 
