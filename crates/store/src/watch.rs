@@ -1,106 +1,62 @@
-//! Who watches what: the hub between the writer and the watchers.
-//!
-//! One change is one shared `Arc<Event>`. Watchers are indexed by the first two parts of their prefix (the resource), so
-//! a change wakes only those that may care.
+//! The receiving end of a watch.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::sync::mpsc;
+use futures::Stream;
 
-use crate::{Event, Revision};
+use crate::{Event, Revision, WatchError};
 
-/// Events a watcher may be behind before it is cut off.
-const BUFFER: usize = 8192;
+/// What an implementation of [`Store`](crate::Store) provides behind a [`Watcher`].
+pub trait WatchSource: Send {
+    /// The next event, as [`Stream::poll_next`].
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, WatchError>>>;
 
-/// Why a watch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WatchError {
-    /// The watcher read more slowly than changes came.
-    #[error("the watcher fell more than {BUFFER} events behind")]
-    Slow,
+    /// See [`Watcher::progress`].
+    fn progress(&self) -> Revision;
 }
 
-/// A running watch.
+/// A stream of the changes under one prefix, in order of revision, without gap or duplicate.
+///
+/// It ends only with an error (its last item) that says why. Dropping it ends the watch.
 pub struct Watcher {
-    backlog: VecDeque<Arc<Event>>,
-    events: mpsc::Receiver<Arc<Event>>,
+    source: Box<dyn WatchSource>,
+    ended: bool,
 }
 
 impl Watcher {
-    /// The next change, in revision order.
+    /// Wraps an implementation's source.
+    pub fn new(source: impl WatchSource + 'static) -> Self {
+        Self { source: Box::new(source), ended: false }
+    }
+
+    /// The next change; `None` after an error ended the watch.
     ///
-    /// # Errors
-    /// [`WatchError::Slow`] when events were lost; the watch is over.
-    pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
-        match self.backlog.pop_front() {
-            Some(event) => Ok(event),
-            None => self.events.recv().await.ok_or(WatchError::Slow),
+    /// Cancel-safe: an event is either returned or still to come.
+    pub async fn next(&mut self) -> Option<Result<Arc<Event>, WatchError>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// The revision up to which this watcher has returned every change of its prefix: what a Kubernetes bookmark says.
+    ///
+    /// It moves with the events, and beyond them whenever [`next`](Watcher::next) finds that there is nothing to return.
+    pub fn progress(&self) -> Revision {
+        self.source.progress()
+    }
+}
+
+impl Stream for Watcher {
+    type Item = Result<Arc<Event>, WatchError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
         }
-    }
-}
-
-struct Listener {
-    prefix: String,
-    events: mpsc::Sender<Arc<Event>>,
-}
-
-#[derive(Default)]
-struct Listeners {
-    by_resource: HashMap<String, Vec<Listener>>,
-    /// The last change that was told.
-    told: Revision,
-}
-
-/// The hub; the writer publishes, watchers register.
-pub(crate) struct Hub(Mutex<Listeners>);
-
-impl Hub {
-    pub(crate) fn new(revision: Revision) -> Self {
-        Self(Mutex::new(Listeners { told: revision, ..Listeners::default() }))
-    }
-
-    /// Tells all listeners about committed changes. One that is full is dropped and thereby learns that it was slow.
-    pub(crate) fn publish(&self, events: Vec<Event>) {
-        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for event in events {
-            listeners.told = event.revision;
-            let event = Arc::new(event);
-            if let Some(group) = listeners.by_resource.get_mut(resource_of(&event.key)) {
-                group.retain(|l| !event.key.starts_with(&l.prefix) || l.events.try_send(event.clone()).is_ok());
-            }
+        let polled = self.source.poll_event(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.ended = true;
         }
-    }
-
-    /// A new listener, and the last revision told before it: what came up to there must be read from the log.
-    pub(crate) fn listen(&self, prefix: &str) -> (mpsc::Receiver<Arc<Event>>, Revision) {
-        let (sender, receiver) = mpsc::channel(BUFFER);
-        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let group = listeners.by_resource.entry(resource_of(prefix).to_owned()).or_default();
-        group.retain(|listener| !listener.events.is_closed());
-        group.push(Listener { prefix: prefix.to_owned(), events: sender });
-        (receiver, listeners.told)
-    }
-}
-
-pub(crate) fn watcher(backlog: VecDeque<Arc<Event>>, events: mpsc::Receiver<Arc<Event>>) -> Watcher {
-    Watcher { backlog, events }
-}
-
-/// `/core/pods/` of `/core/pods/shop/front`: the part by which listeners are indexed. Every prefix watched has both parts.
-fn resource_of(key: &str) -> &str {
-    let end = key.match_indices('/').nth(2).map_or(key.len(), |(at, _)| at + 1);
-    &key[..end]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_indexed_by_resource() {
-        assert_eq!(resource_of("/core/pods/shop/front"), "/core/pods/");
-        assert_eq!(resource_of("/core/pods/"), "/core/pods/");
-        assert_eq!(resource_of("/core/nodes/n"), "/core/nodes/");
+        polled
     }
 }
