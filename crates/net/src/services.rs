@@ -3,8 +3,8 @@
 //! Flow of a packet that opens a connection:
 //!
 //! 1. `prerouting` (arriving) or `output` (from a process here): one lookup of protocol, address and port in the map
-//!    `services` finds the chain of the service, however many services there are.
-//! 2. The service's chain picks an endpoint, at random or by a hash of the client's address (affinity), and rewrites the
+//!    `services` finds whether there is such a service, however many there are.
+//! 2. A chain picks one of its endpoints, at random or by a hash of the client's address (affinity), and rewrites the
 //!    destination. Connection tracking does the same to all later packets and the reverse to the answers.
 //! 3. `forward`, `output`, `input` (filter): what still carries an address of the service or load-balancer range after
 //!    that has no endpoint, or no such port: refused at once (TCP reset, ICMP port unreachable).
@@ -38,8 +38,6 @@ const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`).
 const STATUS_DESTINATION_NAT: u32 = 1 << 5;
-/// Longest part of a service's name in the name of its chain, in bytes.
-const CHAIN_NAME_BYTES_MAX: usize = 80;
 
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,8 +150,7 @@ pub fn plan_rules(rules: &ServiceRules) -> Vec<Message> {
     messages.extend(hooks.map(|(name, kind, hook, priority)| {
         Message::NewChain(name.to_owned(), Some(ChainHook { kind, hook, priority }))
     }));
-    let frontends = service_chains(&rules, &mut messages);
-    frontend_maps(frontends, &mut messages);
+    frontends(&rules, &mut messages);
     refusals(&rules, &mut messages);
     source_translation(&rules, &mut messages);
     messages
@@ -162,33 +159,82 @@ pub fn plan_rules(rules: &ServiceRules) -> Vec<Message> {
 /// Protocol, address, port: what a client asks for.
 type Frontend = (Protocol, Ipv4Addr, u16);
 
-/// One chain per service with endpoints, and one map with all endpoints. Returns which chain answers what; no chain means
-/// refused.
-fn service_chains(rules: &ServiceRules, messages: &mut Vec<Message>) -> BTreeMap<Frontend, Option<String>> {
-    let mut frontends = BTreeMap::new();
-    let mut endpoints = Vec::new();
-    let mut chains = Vec::new();
-    for (number, service) in (0_u32..).zip(&rules.services) {
-        let chain = (!service.endpoints.is_empty()).then(|| chain_name(number, &service.name));
-        for frontend in frontends_of(service, &rules.node_addresses) {
-            frontends.entry(frontend).or_insert_with(|| chain.clone());
+/// How an endpoint is picked: the number of them, and whether by the client's address. Services that are equal in this share
+/// a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Choice {
+    endpoints: u32,
+    affinity: bool,
+}
+
+impl Choice {
+    fn of(service: &ServicePort) -> Option<Self> {
+        let endpoints = service.endpoints.len() as u32;
+        (endpoints > 0).then_some(Self { endpoints, affinity: service.affinity.is_some() })
+    }
+
+    fn chain(self) -> String {
+        format!("{}-of-{}", if self.affinity { "hashed" } else { "random" }, self.endpoints)
+    }
+
+    /// From what is asked for to the service's number, with an index to the endpoint's address and port.
+    fn steps(self) -> Vec<Expression> {
+        let mut steps = load_frontend();
+        steps.push(Expression::ValueOf(Register(0), "numbers".to_owned(), Register(4)));
+        if self.affinity {
+            // One seed for all: a client keeps its endpoint whichever node it comes by, and when services come and go.
+            steps.push(Expression::SourceAddress(Register(3)));
+            steps.push(Expression::Hash { source: Register(3), into: Register(5), bound: self.endpoints, seed: 0 });
+        } else {
+            steps.push(Expression::Random(Register(5), self.endpoints));
         }
-        let Some(chain) = chain else { continue };
+        steps.push(Expression::ValueOf(Register(4), "endpoints".to_owned(), Register(6)));
+        steps.push(Expression::DestinationNat(Register(6), Register(7)));
+        steps
+    }
+}
+
+/// What services answer and how, and what is refused.
+///
+/// A chain per service would be the obvious way. But for every element added to a map the kernel looks at every rule that
+/// refers to the map, and the other way round: 10 million steps (0.4 s) for 1,000 services of 10 endpoints. So services
+/// share chains, and a packet looks its service up once more, by number.
+fn frontends(rules: &ServiceRules, messages: &mut Vec<Message>) {
+    let mut owners = BTreeMap::new();
+    let mut endpoints = Vec::new();
+    for (number, service) in (0_u32..).zip(&rules.services) {
+        for frontend in frontends_of(service, &rules.node_addresses) {
+            owners.entry(frontend).or_insert((number, Choice::of(service)));
+        }
         for (index, endpoint) in (0_u32..).zip(&service.endpoints) {
             let key = [number.to_ne_bytes(), index.to_ne_bytes()].concat();
             let value = [endpoint.ip().octets(), padded(&endpoint.port().to_be_bytes())].concat();
             endpoints.push(Element { key, value: Value::Data(value) });
         }
-        chains.push(Message::NewChain(chain.clone(), None));
-        chains.push(Message::NewRule(chain, choose_endpoint(number, service)));
     }
-    // The elements last: for every chain that refers to a map the kernel walks the elements it has at that moment, in all
-    // 10 million steps for 1,000 services of 10 endpoints (0.4 s), none while it is empty.
-    let [map, elements] = set("endpoints", 8, Value::Data(vec![0; 8]), endpoints);
-    messages.push(map);
-    messages.extend(chains);
-    messages.push(elements);
-    frontends
+    let (mut services, mut numbers, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let mut choices = BTreeSet::new();
+    for ((protocol, address, port), (number, choice)) in owners {
+        let key = [padded(&[protocol as u8]), address.octets(), padded(&port.to_be_bytes())].concat();
+        if let Some(choice) = choice {
+            choices.insert(choice);
+            numbers.push(Element { key: key.clone(), value: Value::Data(number.to_ne_bytes().to_vec()) });
+            services.push(Element { key, value: Value::Verdict(Verdict::Goto(choice.chain())) });
+        } else {
+            refused.push(Element { key, value: Value::None });
+        }
+    }
+    messages.extend(set("endpoints", 8, Value::Data(vec![0; 8]), endpoints));
+    messages.extend(set("numbers", 12, Value::Data(vec![0; 4]), numbers));
+    messages.extend(choices.iter().map(|choice| Message::NewChain(choice.chain(), None)));
+    messages.extend(choices.iter().map(|choice| Message::NewRule(choice.chain(), choice.steps())));
+    messages.extend(set("services", 12, Value::Verdict(Verdict::Goto(String::new())), services));
+    messages.extend(set("refused", 12, Value::None, refused));
+    for chain in ["prerouting", "output"] {
+        let mut steps = load_frontend();
+        steps.push(Expression::VerdictOf(Register(0), "services".to_owned()));
+        messages.push(Message::NewRule(chain.to_owned(), steps));
+    }
 }
 
 fn frontends_of(service: &ServicePort, node_addresses: &[Ipv4Addr]) -> Vec<Frontend> {
@@ -196,49 +242,6 @@ fn frontends_of(service: &ServicePort, node_addresses: &[Ipv4Addr]) -> Vec<Front
     let ports = addresses.map(|address| (service.protocol, *address, service.port));
     let nodes = service.node_port.map(|port| node_addresses.iter().map(move |node| (service.protocol, *node, port)));
     ports.chain(nodes.into_iter().flatten()).collect()
-}
-
-fn chain_name(number: u32, service: &str) -> String {
-    let usable = |c: char| if c.is_ascii_alphanumeric() || "/-_.".contains(c) { c } else { '-' };
-    let name: String = service.chars().map(usable).take(CHAIN_NAME_BYTES_MAX).collect();
-    format!("service-{number}-{name}")
-}
-
-/// Service number and endpoint index are the key to the endpoint's address and port.
-fn choose_endpoint(number: u32, service: &ServicePort) -> Vec<Expression> {
-    let bound = service.endpoints.len() as u32;
-    let mut steps = vec![Expression::Load(Register(0), number.to_ne_bytes().to_vec())];
-    if service.affinity.is_some() {
-        // The seed is the same on every node, so that a client keeps its endpoint whichever node it comes by.
-        let seed = plan::fnv1a(service.name.as_bytes());
-        steps.push(Expression::SourceAddress(Register(4)));
-        steps.push(Expression::Hash { source: Register(4), into: Register(1), bound, seed });
-    } else {
-        steps.push(Expression::Random(Register(1), bound));
-    }
-    steps.push(Expression::ValueOf(Register(0), "endpoints".to_owned(), Register(2)));
-    steps.push(Expression::DestinationNat(Register(2), Register(3)));
-    steps
-}
-
-/// The map from what is asked for to the service's chain, the set of what is refused, and the lookups in the first.
-fn frontend_maps(frontends: BTreeMap<Frontend, Option<String>>, messages: &mut Vec<Message>) {
-    let mut answered = Vec::new();
-    let mut refused = Vec::new();
-    for ((protocol, address, port), chain) in frontends {
-        let key = [padded(&[protocol as u8]), address.octets(), padded(&port.to_be_bytes())].concat();
-        match chain {
-            Some(chain) => answered.push(Element { key, value: Value::Verdict(Verdict::Goto(chain)) }),
-            None => refused.push(Element { key, value: Value::None }),
-        }
-    }
-    messages.extend(set("services", 12, Value::Verdict(Verdict::Goto(String::new())), answered));
-    messages.extend(set("refused", 12, Value::None, refused));
-    for chain in ["prerouting", "output"] {
-        let mut steps = load_frontend();
-        steps.push(Expression::VerdictOf(Register(0), "services".to_owned()));
-        messages.push(Message::NewRule(chain.to_owned(), steps));
-    }
 }
 
 fn load_frontend() -> Vec<Expression> {
@@ -341,4 +344,81 @@ fn padded(field: &[u8]) -> [u8; 4] {
     let mut register = [0; 4];
     register.iter_mut().zip(field).for_each(|(to, from)| *to = *from);
     register
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn service(name: &str, endpoints: &[&str]) -> ServicePort {
+        ServicePort {
+            name: name.to_owned(),
+            protocol: Protocol::Tcp,
+            cluster_ip: Some(Ipv4Addr::new(10, 90, 128, 5)),
+            external_ips: vec![Ipv4Addr::new(10, 90, 120, 1)],
+            port: 80,
+            node_port: Some(30080),
+            affinity: None,
+            endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
+        }
+    }
+
+    fn rules(services: &[ServicePort]) -> ServiceRules {
+        let network = Network::parse("10.90.0.0/16").unwrap();
+        ServiceRules {
+            network,
+            node_addresses: vec![network.node_address(1).unwrap()],
+            pod_cidr: Some(network.pod_cidr(1).unwrap()),
+            masquerade_outbound: false,
+            services: services.to_vec(),
+        }
+    }
+
+    fn elements(messages: &[Message], set: &str) -> Vec<Element> {
+        let of_set = |message: &Message| match message {
+            Message::NewElements(name, elements) if name == set => Some(elements.clone()),
+            _ => None,
+        };
+        messages.iter().find_map(of_set).unwrap()
+    }
+
+    #[test]
+    fn every_address_of_a_service_leads_to_its_chain() {
+        let messages = plan_rules(&rules(&[service("a", &["10.90.2.5:8080", "10.90.4.5:8080"])]));
+        let services = elements(&messages, "services");
+        let keys: Vec<_> = services.iter().map(|element| element.key.as_slice()).collect();
+        // Node port, load-balancer address, cluster address; each field padded to four bytes.
+        assert_eq!(keys[0], [6, 0, 0, 0, 10, 90, 0, 11, 0x75, 0x80, 0, 0]);
+        assert_eq!(keys[1], [6, 0, 0, 0, 10, 90, 120, 1, 0, 80, 0, 0]);
+        assert_eq!(keys[2], [6, 0, 0, 0, 10, 90, 128, 5, 0, 80, 0, 0]);
+        let chain = Value::Verdict(Verdict::Goto("random-of-2".to_owned()));
+        assert!(services.iter().all(|element| element.value == chain));
+        assert_eq!(elements(&messages, "endpoints")[0].value, Value::Data(vec![10, 90, 2, 5, 0x1f, 0x90, 0, 0]));
+        // Only the pod of this node can meet itself here.
+        assert_eq!(elements(&messages, "hairpin")[0].key, [10, 90, 2, 5, 10, 90, 2, 5]);
+        assert_eq!(elements(&messages, "hairpin").len(), 1);
+        assert!(elements(&messages, "refused").is_empty());
+    }
+
+    #[test]
+    fn without_endpoints_every_address_is_refused() {
+        let messages = plan_rules(&rules(&[service("a", &[])]));
+        assert!(elements(&messages, "services").is_empty());
+        assert_eq!(elements(&messages, "refused").len(), 3);
+    }
+
+    #[test]
+    fn the_first_name_has_an_address_claimed_twice() {
+        let messages = plan_rules(&rules(&[service("b", &["10.90.2.6:1"]), service("a", &[])]));
+        assert!(elements(&messages, "services").is_empty());
+        assert_eq!(elements(&messages, "refused").len(), 3);
+    }
+
+    #[test]
+    fn order_and_repetition_make_no_difference() {
+        let one = [service("a", &["10.90.2.5:1", "10.90.2.6:1"]), service("b", &[])];
+        let other = [service("b", &[]), service("a", &["10.90.2.6:1", "10.90.2.5:1", "10.90.2.5:1"])];
+        assert_eq!(plan_rules(&rules(&one)), plan_rules(&rules(&other)));
+    }
 }

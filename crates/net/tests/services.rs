@@ -147,3 +147,17 @@ fn a_refused_transaction_names_its_message_and_changes_nothing() {
     assert_eq!(error.refused_errno(), Some(2));
     assert!(!nft::table_names().unwrap().contains(&table));
 }
+
+/// The host is the way out: what is outside sees the host. Another cluster plays the outside.
+#[test]
+fn pods_leave_the_cluster_with_the_hosts_address() {
+    let (inside, outside) = (Cluster::up(223), Cluster::up(224));
+    let (pod, server) = (inside.pod(1, 5), outside.pod(2, 5));
+    assert_eq!(pod.place.connect(server.endpoint()).unwrap().client, pod.ip.to_string());
+    inside.apply(&[]);
+    let seen = pod.place.connect(server.endpoint()).unwrap().client;
+    assert_eq!(seen, outside.network.host_address().to_string());
+    // Not so within the cluster.
+    let neighbour = inside.pod(2, 5);
+    assert_eq!(pod.place.connect(neighbour.endpoint()).unwrap().client, pod.ip.to_string());
+}

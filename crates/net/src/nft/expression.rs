@@ -82,8 +82,6 @@ pub enum Expression {
     VerdictOf(Register, String),
     /// Find the key in the map and store its value into the second register and those behind it.
     ValueOf(Register, String, Register),
-    /// Store data into a register and those behind it.
-    Load(Register, Vec<u8>),
     /// Store a random number below the bound, native-endian.
     Random(Register, u32),
     /// Store a hash of the source's 4 bytes below the bound, native-endian: `hash(source, seed) mod bound`.
@@ -141,7 +139,6 @@ impl Expression {
             Self::ValueOf(key, map, into) => {
                 ("lookup", new().text(1, map).number(2, key.number()).number(3, into.number()))
             }
-            Self::Load(into, data) => ("immediate", new().number(1, into.number()).nested(2, &value(data))),
             // NFT_NG_RANDOM
             Self::Random(into, bound) => ("numgen", new().number(1, into.number()).number(2, *bound).number(3, 1)),
             // NFT_HASH_JENKINS

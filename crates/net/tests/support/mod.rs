@@ -66,7 +66,7 @@ impl Cluster {
         let listener = place.run(|| TcpListener::bind((ip, 8080)).unwrap());
         let udp = place.run(|| UdpSocket::bind((ip, 8080)).unwrap());
         thread::spawn(move || {
-            listener.incoming().for_each(|stream| drop(thread::spawn(move || echo(stream.unwrap(), ip))))
+            listener.incoming().for_each(|stream| drop(thread::spawn(move || echo(stream.unwrap(), ip))));
         });
         thread::spawn(move || {
             let mut buffer = [0; 64];
