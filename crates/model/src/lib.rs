@@ -1,5 +1,6 @@
 //! Words of Mainstay: the pure rules of the Kubernetes object model. No I/O, no async, no clock.
 
+pub mod defaults;
 pub mod meta;
 pub mod patch;
 pub mod quantity;
@@ -7,3 +8,4 @@ pub mod resource;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod workload;
