@@ -1,0 +1,61 @@
+//! The state all requests share.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use jiff::Timestamp;
+use mainstay_store::Store;
+use tower::util::service_fn;
+
+use crate::auth::User;
+use crate::limits::Limits;
+use crate::reply::{Body, BodyError};
+use crate::service_ip::ServiceAddresses;
+
+/// What the API server is told at start.
+#[derive(Clone)]
+pub struct Settings {
+    /// First address of the range for ClusterIPs; the first usable one is the `kubernetes` service's.
+    pub service_range: Ipv4Addr,
+    /// Prefix length of that range.
+    pub service_prefix: u8,
+    /// First addresses of the range that are kept for fixed services (such as DNS) and never allocated by themselves.
+    pub service_reserved: u32,
+    /// Where the nodes' pods reach this server: the endpoint of the `kubernetes` service.
+    pub advertise: std::net::SocketAddrV4,
+    /// How this server calls the agents' HTTPS servers (logs, exec); without it those subresources answer 503.
+    pub agents: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// The API server: cheap to clone, shared by every connection and by the parts inside the server process.
+pub struct Api {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) settings: Settings,
+    pub(crate) addresses: ServiceAddresses,
+    pub(crate) limits: Limits,
+}
+
+impl Api {
+    /// A server over `store`.
+    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
+        let addresses = ServiceAddresses::new(settings.service_range, settings.service_prefix, settings.service_reserved);
+        Arc::new(Self { store, settings, addresses, limits: Limits::default() })
+    }
+
+    /// A `kube::Client` for a part inside this process: the same code path as a remote call, without a socket.
+    pub fn client(self: &Arc<Self>, user: User) -> kube::Client {
+        let api = self.clone();
+        let service = service_fn(move |request: Request<kube::client::Body>| {
+            let (api, user) = (api.clone(), user.clone());
+            async move { Ok::<Response<Body>, BodyError>(api.handle(request, Some(user)).await) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// The time written into objects.
+    #[allow(clippy::unused_self)]
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}

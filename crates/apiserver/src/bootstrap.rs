@@ -1,0 +1,61 @@
+//! What every cluster has from its first second: the system namespaces and the `kubernetes` service.
+
+use std::net::Ipv4Addr;
+
+use mainstay_model::resource::known;
+use mainstay_model::status::ApiError;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::request::{Call, Query, Verb};
+use crate::rest;
+
+const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// Creates what is missing and brings the endpoint of the `kubernetes` service up to date. May be repeated.
+///
+/// # Errors
+/// When the store does not take the objects.
+pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
+    for namespace in NAMESPACES {
+        ensure(api, "Namespace", None, json!({"metadata": {"name": namespace}})).await?;
+    }
+    let settings = &api.settings;
+    let address = Ipv4Addr::from(u32::from(settings.service_range) + 1);
+    let service = json!({
+        "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "clusterIP": address,
+            "ports": [{"name": "https", "port": 443, "targetPort": settings.advertise.port()}],
+        },
+    });
+    ensure(api, "Service", Some("default"), service).await?;
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [settings.advertise.ip()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": settings.advertise.port(), "protocol": "TCP"}],
+    });
+    ensure(api, "EndpointSlice", Some("default"), slice).await
+}
+
+/// Creates the object, or replaces it where an EndpointSlice says something else.
+async fn ensure(api: &Api, kind: &str, namespace: Option<&str>, object: Value) -> Result<(), ApiError> {
+    let mut call = Call {
+        verb: Verb::Create,
+        resource: known(kind),
+        namespace: namespace.map(str::to_owned),
+        name: None,
+        subresource: None,
+        query: Query::default(),
+    };
+    match rest::create(api, &call, "application/json", object.to_string().as_bytes()).await {
+        Err(error) if error.reason == "AlreadyExists" && kind == "EndpointSlice" => {
+            call.name = object["metadata"]["name"].as_str().map(str::to_owned);
+            call.verb = Verb::Update;
+            rest::update(api, &call, "application/json", object.to_string().as_bytes()).await.map(drop)
+        }
+        Err(error) if error.reason == "AlreadyExists" => Ok(()),
+        other => other.map(drop),
+    }
+}

@@ -1,0 +1,49 @@
+//! From results to HTTP responses: the one place where an [`ApiError`] becomes a `Status`.
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use mainstay_model::status::ApiError;
+use serde_json::Value;
+
+/// Errors a body can end with.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// A request's or response's body.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// A body of bytes that are already there.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A JSON answer.
+pub(crate) fn json(code: StatusCode, value: &Value) -> Response<Body> {
+    // A `Value` always serialises: its keys are strings.
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    typed(code, "application/json", bytes)
+}
+
+/// A plain text answer.
+pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    typed(code, "text/plain; charset=utf-8", text)
+}
+
+fn typed(code: StatusCode, media_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(bytes));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    response
+}
+
+/// The answer to a call that failed.
+pub(crate) fn error(error: &ApiError) -> Response<Body> {
+    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if error.code >= 500 {
+        tracing::warn!(code = error.code, message = %error.message, "request failed");
+    }
+    let mut response = json(code, &error.to_status());
+    if let Some(seconds) = error.retry_after_seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}

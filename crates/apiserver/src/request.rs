@@ -1,0 +1,264 @@
+//! From HTTP path and query to what is asked for.
+//!
+//! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
+
+use std::collections::HashMap;
+
+use http::{HeaderMap, Method, Uri, header};
+use mainstay_model::resource::{self, Resource};
+use mainstay_model::status::ApiError;
+
+/// What is done to a resource, in the words of authorisation and audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    List,
+    Watch,
+    Create,
+    Update,
+    Patch,
+    Delete,
+    DeleteCollection,
+}
+
+impl Verb {
+    /// The verb's name in RBAC.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+        }
+    }
+
+    /// Whether it may change something.
+    pub(crate) fn mutates(self) -> bool {
+        !matches!(self, Self::Get | Self::List | Self::Watch)
+    }
+}
+
+/// A call on a resource.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) verb: Verb,
+    pub(crate) resource: &'static Resource,
+    /// Set for namespaced resources unless the call is across all namespaces.
+    pub(crate) namespace: Option<String>,
+    /// Set unless the call is on a collection.
+    pub(crate) name: Option<String>,
+    /// For example `status`.
+    pub(crate) subresource: Option<String>,
+    pub(crate) query: Query,
+}
+
+impl Call {
+    /// The object's name, which calls on one object always have.
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// The key of the object in the store.
+    pub(crate) fn key(&self) -> String {
+        self.resource.key(self.namespace.as_deref(), self.name())
+    }
+
+    /// A 404 about the object.
+    pub(crate) fn not_found(&self) -> ApiError {
+        ApiError::not_found(self.resource.group, self.resource.plural, self.name())
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// A resource in the registry.
+    Resource(Box<Call>),
+    /// Discovery, health, version and the like.
+    Path(String),
+}
+
+/// Query parameters; the last of several equal names wins, but [`Query::all`] gives all.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Query {
+    first: HashMap<String, String>,
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
+        let pairs: Vec<(String, String)> =
+            form_urlencoded::parse(text.unwrap_or_default().as_bytes()).into_owned().collect();
+        Self { first: pairs.iter().cloned().collect(), pairs }
+    }
+
+    /// A parameter's value, unless it is missing or empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.first.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A boolean parameter: `true` and `1` are true.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name), Some("true" | "1" | "True"))
+    }
+
+    /// A whole number.
+    ///
+    /// # Errors
+    /// 400 when it is not one.
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| ApiError::bad_request(format!("the query parameter {name}={text:?} is not a valid number")))
+        };
+        self.get(name).map(parse).transpose()
+    }
+
+    /// Whether the write is only to be tried (`dryRun=All`).
+    pub(crate) fn dry_run(&self) -> Result<bool, ApiError> {
+        match self.get("dryRun") {
+            None => Ok(false),
+            Some("All") => Ok(true),
+            Some(other) => Err(ApiError::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+        }
+    }
+}
+
+/// Reads method and URI.
+///
+/// # Errors
+/// 404 for a path under `/api` or `/apis` that names no resource, 405 for a method a resource does not have.
+pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Target, ApiError> {
+    let path = uri.path();
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
+        ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
+        _ => return Ok(Target::Path(path.to_owned())),
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() && !matches!(rest[0], "status" | "finalize") => {
+            (Some((*namespace).to_owned()), rest)
+        }
+        _ => (None, rest),
+    };
+    let [plural, rest @ ..] = rest else { return Err(ApiError::no_such_path()) };
+    let resource = resource::find(group, plural)
+        .filter(|r| r.version == version && (r.namespaced || namespace.is_none()))
+        .ok_or_else(ApiError::no_such_path)?;
+    let name = rest.first().map(|name| (*name).to_owned());
+    let subresource = (rest.len() > 1).then(|| rest[1..].join("/"));
+    if resource.namespaced && namespace.is_none() && name.is_some() {
+        return Err(ApiError::no_such_path());
+    }
+    if subresource.as_deref().is_some_and(|sub| !resource.has_subresource(sub)) {
+        return Err(ApiError::no_such_path());
+    }
+    let query = Query::parse(uri.query());
+    let verb = verb(method, name.is_some(), subresource.is_some(), query.flag("watch"))?;
+    Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, query })))
+}
+
+fn verb(method: &Method, named: bool, sub: bool, watch: bool) -> Result<Verb, ApiError> {
+    Ok(match (method.as_str(), named) {
+        ("GET" | "HEAD", true) if watch && !sub => Verb::Watch,
+        ("GET" | "HEAD", true) => Verb::Get,
+        ("GET" | "HEAD", false) if watch => Verb::Watch,
+        ("GET" | "HEAD", false) => Verb::List,
+        ("POST", false) => Verb::Create,
+        ("POST", true) if sub => Verb::Create,
+        ("PUT", true) => Verb::Update,
+        ("PATCH", true) => Verb::Patch,
+        ("DELETE", true) if !sub => Verb::Delete,
+        ("DELETE", false) => Verb::DeleteCollection,
+        _ => return Err(ApiError::method_not_allowed()),
+    })
+}
+
+/// In which form the client wants objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The objects themselves.
+    Object,
+    /// `meta.k8s.io/v1` Table, what `kubectl get` prints.
+    Table,
+    /// `meta.k8s.io/v1` PartialObjectMetadata.
+    Metadata,
+}
+
+/// Chooses the answer's form from the `Accept` header: the first acceptable alternative wins.
+///
+/// # Errors
+/// 406 when the client takes nothing that can be given.
+pub(crate) fn accept(headers: &HeaderMap) -> Result<Form, ApiError> {
+    let text = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    for alternative in text.split(',') {
+        let mut parts = alternative.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let parameters: HashMap<&str, &str> = parts.filter_map(|p| p.split_once('=')).collect();
+        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
+            continue;
+        }
+        match (parameters.get("as").copied(), parameters.get("v").copied()) {
+            (None, _) => return Ok(Form::Object),
+            (Some("Table"), Some("v1")) => return Ok(Form::Table),
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("v1")) => return Ok(Form::Metadata),
+            _ => {}
+        }
+    }
+    Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn call(method: &str, path: &str) -> Result<Call, u16> {
+        match parse(&Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap()) {
+            Ok(Target::Resource(call)) => Ok(*call),
+            Ok(Target::Path(_)) => Err(0),
+            Err(error) => Err(error.code),
+        }
+    }
+
+    #[test]
+    fn paths_of_resources() {
+        let get = call("GET", "/api/v1/namespaces/shop/pods/a?x=1").unwrap();
+        assert_eq!((get.verb, get.namespace.as_deref(), get.name()), (Verb::Get, Some("shop"), "a"));
+        assert_eq!(call("GET", "/api/v1/pods?watch=true").unwrap().verb, Verb::Watch);
+        let namespace = call("GET", "/api/v1/namespaces/shop").unwrap();
+        assert_eq!((namespace.resource.kind, namespace.name()), ("Namespace", "shop"));
+        let finalize = call("PUT", "/api/v1/namespaces/shop/finalize").unwrap();
+        assert_eq!((finalize.name(), finalize.subresource.as_deref()), ("shop", Some("finalize")));
+        let scale = call("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale").unwrap();
+        assert_eq!((scale.verb, scale.subresource.as_deref()), (Verb::Patch, Some("scale")));
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        assert_eq!(call("GET", "/api/v1/namespaces/a/unicorns").unwrap_err(), 404);
+        assert_eq!(call("GET", "/api/v1/namespaces/a/pods/p/scale").unwrap_err(), 404);
+        assert_eq!(call("GET", "/api/v1/namespaces/a/nodes").unwrap_err(), 404);
+        assert_eq!(call("POST", "/api/v1/namespaces/a/pods/p").unwrap_err(), 405);
+        assert_eq!(call("GET", "/apis/apps/v1").unwrap_err(), 0);
+    }
+
+    #[test]
+    fn kubectl_asks_for_tables_first() {
+        let mut headers = HeaderMap::new();
+        let text = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        headers.insert(header::ACCEPT, text.parse().unwrap());
+        assert_eq!(accept(&headers).unwrap(), Form::Table);
+        headers.insert(header::ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());
+        assert_eq!(accept(&headers).unwrap_err().code, 406);
+    }
+}

@@ -1,0 +1,137 @@
+//! POST to a collection.
+
+use http::StatusCode;
+use mainstay_model::resource::{Resource, known};
+use mainstay_model::status::ApiError;
+use mainstay_model::{defaults, meta as names, validate};
+use mainstay_store::{Error as StoreError, Expect};
+use serde_json::{Value, json};
+
+use super::object::{encode, meta, meta_mut, parse_body};
+use super::{decode_entry, store_error, strategy};
+use crate::api::Api;
+use crate::decode::{self, Unknown};
+use crate::request::Call;
+
+/// How often a generated name is tried again when it is taken.
+const GENERATE_TRIES: usize = 8;
+
+/// Creates the object in the body and answers it as stored.
+pub(crate) async fn create(
+    api: &Api,
+    call: &Call,
+    media_type: &str,
+    body: &[u8],
+) -> Result<(StatusCode, Value), ApiError> {
+    let mut object = parse_body(media_type, body)?;
+    let resource = call.resource;
+    check_envelope(call, &mut object)?;
+    decode::check(resource.kind, &resource.api_version(), &mut object, Unknown::of(call.query.get("fieldValidation"))?)?;
+    if let Some(namespace) = call.namespace.as_deref() {
+        namespace_takes_objects(api, call, namespace).await?;
+    }
+    defaults::apply_defaults(resource.kind, &mut object);
+    strategy::prepare_create(api, resource, &mut object).await?;
+    let generated = meta(&object, "name").is_empty();
+    for _ in 0..GENERATE_TRIES {
+        if generated {
+            let name = names::generate_name(meta(&object, "generateName"), fastrand::u64(..));
+            meta_mut(&mut object).insert("name".to_owned(), json!(name));
+        }
+        match store_new(api, call, &object).await {
+            Err(error) if generated && error.reason == "AlreadyExists" => {}
+            other => return other.map(|object| (StatusCode::CREATED, object)),
+        }
+    }
+    Err(ApiError::already_exists(resource.group, resource.plural, meta(&object, "name")))
+}
+
+async fn store_new(api: &Api, call: &Call, object: &Value) -> Result<Value, ApiError> {
+    let resource = call.resource;
+    let name = meta(object, "name");
+    let causes = validate::validate_create(resource.kind, object);
+    if !causes.is_empty() {
+        return Err(ApiError::invalid(resource.group, resource.kind, name, causes));
+    }
+    let key = resource.key(call.namespace.as_deref(), name);
+    if call.query.dry_run()? {
+        return Ok(object.clone());
+    }
+    match strategy::put(api, resource, &key, encode(object), Expect::Absent).await {
+        Ok(entry) => Ok(decode_entry(resource, &entry)),
+        Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(resource.group, resource.plural, name)),
+        Err(error) => Err(store_error(call, error)),
+    }
+}
+
+/// Kind, version, namespace and name of the body against those of the URL; fills in what the server keeps.
+fn check_envelope(call: &Call, object: &mut Value) -> Result<(), ApiError> {
+    let resource = call.resource;
+    check_kind(resource, object)?;
+    let given = meta(object, "namespace");
+    match call.namespace.as_deref() {
+        Some(namespace) if !given.is_empty() && given != namespace => {
+            return Err(ApiError::bad_request(format!(
+                "the namespace of the provided object does not match the namespace sent on the request: {given:?} and {namespace:?}"
+            )));
+        }
+        Some(namespace) => {
+            let namespace = json!(namespace);
+            meta_mut(object).insert("namespace".to_owned(), namespace);
+        }
+        None if resource.namespaced => {
+            return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
+        }
+        None => {
+            meta_mut(object).remove("namespace");
+        }
+    }
+    if meta(object, "name").is_empty() && meta(object, "generateName").is_empty() {
+        let cause = mainstay_model::status::FieldError::new(
+            "metadata.name",
+            mainstay_model::status::FieldErrorKind::Required,
+            "name or generateName is required",
+        );
+        return Err(ApiError::invalid(resource.group, resource.kind, "", vec![cause]));
+    }
+    if !meta(object, "resourceVersion").is_empty() {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let metadata = meta_mut(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+        metadata.remove(field);
+    }
+    Ok(())
+}
+
+/// The body's `apiVersion` and `kind`, filled in when missing.
+///
+/// # Errors
+/// 400 when they are another resource's.
+pub(super) fn check_kind(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
+    for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
+        match object[field].as_str() {
+            None | Some("") => object[field] = json!(expected),
+            Some(given) if given == expected => {}
+            Some(given) => {
+                return Err(ApiError::bad_request(format!(
+                    "the {field} in the data ({given}) does not match the expected {field} ({expected})"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// New objects need a namespace that exists and is not being deleted.
+async fn namespace_takes_objects(api: &Api, call: &Call, namespace: &str) -> Result<(), ApiError> {
+    let namespaces = known("Namespace");
+    let (entry, _) = api.store.get(&namespaces.key(None, namespace), None).await.map_err(|error| store_error(call, error))?;
+    let entry = entry.ok_or_else(|| ApiError::not_found("", "namespaces", namespace))?;
+    // Events about what is being deleted may still be told.
+    if names::is_being_deleted(&decode_entry(namespaces, &entry)) && call.resource.kind != "Event" {
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        return Err(ApiError::forbidden(call.resource.group, call.resource.plural, call.name(), &why));
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! GET of a collection: selectors, pages, and the list's form.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mainstay_model::selector::{FieldSelector, LabelSelector};
+use mainstay_model::status::ApiError;
+use mainstay_store::Range;
+use serde_json::{Value, json};
+
+use super::shape::{list_of, to_form};
+use super::{decode_entry, store_error};
+use crate::api::Api;
+use crate::request::{Call, Form, Verb};
+
+/// How many entries are read from the store at a time.
+const CHUNK: usize = 500;
+
+/// The objects a list or watch is about.
+pub(crate) struct Filter {
+    labels: Option<LabelSelector>,
+    fields: Option<FieldSelector>,
+}
+
+impl Filter {
+    /// Reads `labelSelector` and `fieldSelector`; a call on one name watches just that object.
+    ///
+    /// # Errors
+    /// 400 for a selector that cannot be read or a field that cannot be selected by.
+    pub(crate) fn of(call: &Call) -> Result<Self, ApiError> {
+        let labels = call.query.get("labelSelector").map(LabelSelector::parse).transpose();
+        let fields = call.query.get("fieldSelector").map(|text| FieldSelector::parse(call.resource.kind, text)).transpose();
+        Ok(Self {
+            labels: labels.map_err(|error| ApiError::bad_request(error.to_string()))?,
+            fields: fields.map_err(|error| ApiError::bad_request(error.to_string()))?,
+        })
+    }
+
+    /// Whether it lets everything through.
+    fn is_open(&self) -> bool {
+        self.labels.is_none() && self.fields.is_none()
+    }
+
+    /// Whether the object is chosen.
+    pub(crate) fn matches(&self, object: &Value) -> bool {
+        self.labels.as_ref().is_none_or(|labels| labels.matches_object(object))
+            && self.fields.as_ref().is_none_or(|fields| fields.matches(object))
+    }
+}
+
+/// Where the next page starts: the list's revision and the last key given.
+struct Continue {
+    revision: u64,
+    last_key: String,
+}
+
+impl Continue {
+    fn token(&self) -> String {
+        URL_SAFE_NO_PAD.encode(format!("{} {}", self.revision, self.last_key))
+    }
+
+    fn read(token: &str) -> Result<Self, ApiError> {
+        let broken = || ApiError::bad_request("continue key is not valid: it must be what the previous page answered");
+        let text = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(broken)?;
+        let (revision, key) = text.split_once(' ').ok_or_else(broken)?;
+        Ok(Self { revision: revision.parse().map_err(|_| broken())?, last_key: key.to_owned() })
+    }
+}
+
+/// A list or one page of it.
+pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, ApiError> {
+    let filter = Filter::of(call)?;
+    let limit: usize = call.query.number("limit")?.unwrap_or(0);
+    let start = call.query.get("continue").map(Continue::read).transpose()?;
+    let page = page(api, call, &filter, limit, start).await?;
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if let Some(last_key) = page.last_key {
+        metadata["continue"] = json!(Continue { revision: page.revision, last_key }.token());
+        if filter.is_open() {
+            metadata["remainingItemCount"] = json!(page.remaining);
+        }
+    }
+    let include = call.query.get("includeObject").unwrap_or("Metadata");
+    let items = page.objects.into_iter().map(|mut object| {
+        // Items of a list do not repeat their kind; Table rows and PartialObjectMetadata do.
+        if form == Form::Object && let Some(map) = object.as_object_mut() {
+            map.remove("kind");
+            map.remove("apiVersion");
+        }
+        object
+    });
+    Ok(match form {
+        Form::Object => json!({
+            "kind": format!("{}List", call.resource.kind), "apiVersion": call.resource.api_version(),
+            "metadata": metadata, "items": items.collect::<Vec<_>>(),
+        }),
+        form => to_form(call.resource, list_of(items.collect(), metadata), form, include, api.now()),
+    })
+}
+
+struct Page {
+    objects: Vec<Value>,
+    revision: u64,
+    /// Set when there is more.
+    last_key: Option<String>,
+    remaining: u64,
+}
+
+async fn page(api: &Api, call: &Call, filter: &Filter, limit: usize, start: Option<Continue>) -> Result<Page, ApiError> {
+    let prefix = call.resource.key(call.namespace.as_deref(), "");
+    let mut at = start.as_ref().map(|start| start.revision).or(exact_revision(call)?);
+    let mut after = start.map(|start| start.last_key);
+    let mut objects = Vec::new();
+    loop {
+        let chunk = if limit > 0 && filter.is_open() { (limit - objects.len()).min(CHUNK) } else { CHUNK };
+        let range = api.store.range(&prefix, after.as_deref(), Some(chunk), at).await;
+        let Range { entries, revision, remaining } = range.map_err(|error| store_error(call, error))?;
+        let more = remaining > 0;
+        at = Some(revision);
+        let count = entries.len();
+        for (i, entry) in entries.into_iter().enumerate() {
+            after = Some(entry.key.to_string());
+            let object = decode_entry(call.resource, &entry);
+            if filter.matches(&object) {
+                objects.push(object);
+            }
+            let full = limit > 0 && objects.len() == limit;
+            if full && (more || i + 1 < count) {
+                return Ok(Page { objects, revision, last_key: after, remaining: remaining + (count - i - 1) as u64 });
+            }
+        }
+        if !more {
+            return Ok(Page { objects, revision, last_key: None, remaining: 0 });
+        }
+    }
+}
+
+/// `resourceVersionMatch=Exact` asks for the list as it was.
+fn exact_revision(call: &Call) -> Result<Option<u64>, ApiError> {
+    let revision: Option<u64> = call.query.number("resourceVersion")?;
+    match call.query.get("resourceVersionMatch") {
+        None => Ok(None),
+        Some("NotOlderThan") if revision.is_some() => Ok(None),
+        Some("Exact") if revision.is_some_and(|r| r > 0) => Ok(revision),
+        Some(_) if call.verb == Verb::Watch => Ok(None),
+        Some(other) => Err(ApiError::bad_request(format!(
+            "resourceVersionMatch: Forbidden: {other:?} needs a resourceVersion and must be \"Exact\" or \"NotOlderThan\""
+        ))),
+    }
+}
+
+/// Every chosen object, with the revision of the reading.
+pub(crate) async fn select(api: &Api, call: &Call, filter: &Filter) -> Result<(Vec<Value>, u64), ApiError> {
+    let page = page(api, call, filter, 0, None).await?;
+    Ok((page.objects, page.revision))
+}

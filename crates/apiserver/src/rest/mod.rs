@@ -1,0 +1,55 @@
+//! The generic path of every kind: create, get, list, update, patch, delete and the subresources.
+//!
+//! Flow of a write: decode → check the shape ([`crate::decode`]) → defaults → the kind's few rules ([`strategy`]) →
+//! validation → compare-and-swap in the store. A patch is an update whose new object is computed from the stored one and
+//! is computed again when somebody else was faster.
+
+mod create;
+mod delete;
+mod list;
+mod object;
+mod scale;
+mod shape;
+mod strategy;
+mod subresource;
+mod update;
+
+pub(crate) use create::create;
+pub(crate) use delete::{delete, delete_collection};
+pub(crate) use list::{Filter, list, select};
+pub(crate) use object::decode_entry;
+pub(crate) use scale::scale;
+pub(crate) use shape::{shape_one, to_form, table_of};
+pub(crate) use subresource::{bind, evict};
+pub(crate) use update::{patch, update};
+
+use mainstay_model::status::ApiError;
+use mainstay_store::Error as StoreError;
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::request::Call;
+
+/// One object, or its `status` subresource, which is the whole object too.
+pub(crate) async fn get(api: &Api, call: &Call) -> Result<Value, ApiError> {
+    let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
+    Ok(decode_entry(call.resource, &entry.ok_or_else(|| call.not_found())?))
+}
+
+/// A store's refusal in the API's words.
+pub(crate) fn store_error(call: &Call, error: StoreError) -> ApiError {
+    let resource = call.resource;
+    match error {
+        StoreError::Conflict { .. } => ApiError::modified(resource.group, resource.plural, call.name()),
+        StoreError::Compacted { oldest } => ApiError::expired(format!(
+            "the resource version asked for is too old: it was compacted; the oldest kept is {oldest}; list again"
+        )),
+        StoreError::Future { current } => {
+            ApiError::new(504, "Timeout", format!("Too large resource version: the current one is {current}"))
+        }
+        StoreError::Busy => ApiError::too_many_requests(error.to_string(), 1),
+        StoreError::ValueTooLarge { max, .. } => ApiError::too_large(max),
+        StoreError::DiskFull { .. } | StoreError::Closed => ApiError::unavailable(error.to_string()),
+        error => ApiError::internal(format!("store: {error}")),
+    }
+}

@@ -1,0 +1,74 @@
+//! Objects as JSON values: from and to the store, and the metadata fields the server keeps.
+
+use bytes::Bytes;
+use mainstay_model::resource::Resource;
+use mainstay_model::status::ApiError;
+use mainstay_store::Entry;
+use serde_json::{Map, Value, json};
+
+/// A stored object with its `resourceVersion`, which is the entry's revision and is not stored inside it.
+pub(crate) fn decode_entry(resource: &Resource, entry: &Entry) -> Value {
+    decode(resource, &entry.value, entry.mod_revision)
+}
+
+/// A stored value at a revision.
+pub(crate) fn decode(resource: &Resource, bytes: &[u8], revision: u64) -> Value {
+    // What is in the store was written by `encode`; anything else is a damaged file, and shows as an empty object.
+    let mut object: Value = serde_json::from_slice(bytes).unwrap_or_else(|error| {
+        tracing::error!(kind = resource.kind, %error, "an object in the store is damaged");
+        json!({"metadata": {}})
+    });
+    meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(revision.to_string()));
+    object
+}
+
+/// The bytes to store.
+pub(super) fn encode(object: &Value) -> Bytes {
+    let mut object = object.clone();
+    meta_mut(&mut object).remove("resourceVersion");
+    // A `Value` always serialises: its keys are strings.
+    Bytes::from(serde_json::to_vec(&object).unwrap_or_default())
+}
+
+/// The object's metadata, made if it is not there.
+pub(crate) fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    match &mut object["metadata"] {
+        Value::Object(map) => map,
+        _ => unreachable!("made an object above"),
+    }
+}
+
+/// A metadata field that is text; empty when missing.
+pub(crate) fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// A new version 4 UUID (RFC 9562).
+pub(super) fn new_uid() -> String {
+    let mut bytes = fastrand::u128(..).to_be_bytes();
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Reads a body: JSON, or YAML where the media type says so.
+///
+/// # Errors
+/// 400 for a body that is not an object, 415 for other media types.
+pub(super) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let value: Value = match media_type {
+        "application/json" | "" => serde_json::from_slice(body)
+            .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
+        "application/yaml" => serde_saphyr::from_slice(body)
+            .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid YAML: {error}")))?,
+        other => return Err(ApiError::unsupported_media_type(other, &["application/json", "application/yaml"])),
+    };
+    if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body of the request is not an object")) }
+}

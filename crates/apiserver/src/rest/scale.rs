@@ -1,0 +1,71 @@
+//! The `scale` subresource: how many replicas, in one shape for every kind that has some.
+//!
+//! Source: <https://kubernetes.io/docs/reference/kubernetes-api/autoscaling-resources/scale-v1/>.
+
+use mainstay_model::selector::LabelSelector;
+use mainstay_model::status::{ApiError, FieldError, FieldErrorKind};
+use mainstay_model::patch as patches;
+use serde_json::{Value, json};
+
+use super::object::parse_body;
+use super::update::{change, patch_error};
+use crate::api::Api;
+use crate::request::{Call, Verb};
+
+/// GET, PUT and PATCH of `scale`.
+pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    // The change itself is one of the object's main resource, so that generation and validation apply.
+    let whole = Call { subresource: None, ..call.clone() };
+    if call.verb == Verb::Get {
+        return super::get(api, &whole).await.map(|object| view(&object));
+    }
+    let given = match call.verb {
+        Verb::Update => parse_body(media_type, body)?,
+        // A JSON patch is a list; the other patches are objects like the body of an update.
+        _ => serde_json::from_slice(body)
+            .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?,
+    };
+    let media_type = media_type.to_owned();
+    let object = change(api, &whole, |old| {
+        let mut new = old.clone();
+        let wanted = match call.verb {
+            Verb::Update => given.clone(),
+            _ if media_type == "application/json-patch+json" => {
+                patches::json(&view(old), &given).map_err(|error| patch_error(&error))?
+            }
+            _ => patches::merge(&view(old), &given).map_err(|error| patch_error(&error))?,
+        };
+        new["spec"]["replicas"] = json!(replicas(call, &wanted)?);
+        if let Some(revision) = wanted["metadata"]["resourceVersion"].as_str() {
+            new["metadata"]["resourceVersion"] = json!(revision);
+        }
+        Ok(new)
+    })
+    .await?;
+    Ok(view(&object))
+}
+
+fn replicas(call: &Call, scale: &Value) -> Result<i64, ApiError> {
+    match &scale["spec"]["replicas"] {
+        Value::Null => Ok(0),
+        value => value.as_i64().filter(|n| *n >= 0).ok_or_else(|| {
+            let detail = "must be greater than or equal to 0";
+            let cause = FieldError::with_value("spec.replicas", FieldErrorKind::Invalid, value.clone(), detail);
+            ApiError::invalid("autoscaling", "Scale", call.name(), vec![cause])
+        }),
+    }
+}
+
+fn view(object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    let selector = LabelSelector::from_object(&object["spec"]["selector"]).map(|s| s.to_string()).unwrap_or_default();
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": {
+            "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
+        },
+        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector},
+    })
+}

@@ -1,0 +1,115 @@
+//! PUT and PATCH, on objects and on their `status` and `finalize` subresources.
+
+use mainstay_model::status::ApiError;
+use mainstay_model::patch::{self as patches, PatchError, PatchType};
+use mainstay_model::{defaults, validate};
+use mainstay_store::{Error as StoreError, Expect};
+use serde_json::Value;
+
+use super::create::check_kind;
+use super::object::{encode, meta, meta_mut, parse_body};
+use super::{decode_entry, store_error, strategy};
+use crate::api::Api;
+use crate::decode::{self, Unknown};
+use crate::request::Call;
+
+/// How often a change is computed again when others write the same object.
+const CONFLICT_TRIES: usize = 32;
+
+/// PUT: the body replaces the object; its `resourceVersion`, if given, must be the stored one.
+pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let mut given = parse_body(media_type, body)?;
+    check_kind(call.resource, &mut given)?;
+    let name = meta(&given, "name");
+    if name != call.name() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.name()
+        )));
+    }
+    change(api, call, |_| Ok(given.clone())).await
+}
+
+/// PATCH: JSON, merge or strategic merge patch by media type.
+pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let kind = call.resource.kind;
+    let patch: Value = serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
+    let known = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+    let patch_type = PatchType::from_content_type(media_type);
+    let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, &known))?;
+    change(api, call, |old| {
+        let mut new = patches::apply(patch_type, kind, old, &patch).map_err(|error| patch_error(&error))?;
+        check_kind(call.resource, &mut new)?;
+        Ok(new)
+    })
+    .await
+}
+
+/// A patch that does not fit the object is the object's fault (422), one that cannot be read the patch's (400).
+pub(super) fn patch_error(error: &PatchError) -> ApiError {
+    match error {
+        PatchError::TestFailed { .. } | PatchError::Operation { .. } => ApiError::new(422, "Invalid", error.to_string()),
+        PatchError::TooManyOperations(_) => ApiError::new(413, "RequestEntityTooLarge", error.to_string()),
+        _ => ApiError::bad_request(error.to_string()),
+    }
+}
+
+/// Reads, computes the new object, writes if nobody was faster; else all over again.
+pub(super) async fn change(
+    api: &Api,
+    call: &Call,
+    compute: impl Fn(&Value) -> Result<Value, ApiError>,
+) -> Result<Value, ApiError> {
+    let resource = call.resource;
+    let unknown = Unknown::of(call.query.get("fieldValidation"))?;
+    for _ in 0..CONFLICT_TRIES {
+        let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
+        let entry = entry.ok_or_else(|| call.not_found())?;
+        let old = decode_entry(resource, &entry);
+        let mut new = compute(&old)?;
+        check_preconditions(call, &old, &new)?;
+        decode::check(resource.kind, &resource.api_version(), &mut new, unknown)?;
+        defaults::apply_defaults(resource.kind, &mut new);
+        strategy::prepare_update(api, resource, &mut new, &old, call.subresource.as_deref()).await?;
+        let revision = meta(&old, "resourceVersion").into();
+        meta_mut(&mut new).insert("resourceVersion".to_owned(), revision);
+        if call.subresource.is_none() {
+            let causes = validate::validate_update(resource.kind, &old, &new);
+            if !causes.is_empty() {
+                return Err(ApiError::invalid(resource.group, resource.kind, call.name(), causes));
+            }
+        }
+        if new == old || call.query.dry_run()? {
+            return Ok(new);
+        }
+        let expect = Expect::Revision(entry.mod_revision);
+        let written = if strategy::is_finished(resource, &new) {
+            api.store.delete(&call.key(), expect).await.map(|_| new)
+        } else {
+            strategy::put(api, resource, &call.key(), encode(&new), expect).await.map(|e| decode_entry(resource, &e))
+        };
+        match written {
+            Err(StoreError::Conflict { .. }) => {}
+            other => return other.map_err(|error| store_error(call, error)),
+        }
+    }
+    Err(ApiError::modified(resource.group, resource.plural, call.name()))
+}
+
+/// The `resourceVersion` and `uid` the caller assumes, where it gives them.
+fn check_preconditions(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let resource = call.resource;
+    let (given, stored) = (meta(new, "resourceVersion"), meta(old, "resourceVersion"));
+    if !given.is_empty() && given != stored {
+        return Err(ApiError::modified(resource.group, resource.plural, call.name()));
+    }
+    let (given, stored) = (meta(new, "uid"), meta(old, "uid"));
+    if !given.is_empty() && given != stored {
+        let why = format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {stored}"
+        );
+        return Err(ApiError::conflict(resource.group, resource.plural, call.name(), &why));
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Watches: a stream of changes from a revision on, as JSON lines.
+//!
+//! Flow: the state at the start (as ADDED events, where asked for), then the store's events translated by the filter:
+//! an object that starts to match is ADDED, one that stops to match is DELETED. Bookmarks tell an idle client the
+//! current revision.
+//!
+//! Guarantees: no gap and no duplicate between the list at revision N and the watch from N. A client that reads too
+//! slowly is cut off by the store's bounded buffer with a 410 event and lists again.
+//!
+//! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::{Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use mainstay_model::status::ApiError;
+use mainstay_store::{Change, Event, WatchError, Watcher};
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until};
+
+use crate::api::Api;
+use crate::reply::Body;
+use crate::request::{Call, Form};
+use crate::rest::{self, Filter, decode_entry, store_error, table_of, to_form};
+
+/// How often an idle watch says where it is.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+/// The longest a watch lives; the client opens the next one.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+struct Stream {
+    api: Arc<Api>,
+    call: Call,
+    filter: Filter,
+    form: Form,
+    watcher: Watcher,
+    /// Lines that are ready to go.
+    ready: VecDeque<Bytes>,
+    revision: u64,
+    bookmarks: bool,
+    ends: Instant,
+    next_bookmark: Instant,
+    over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Opens a watch and answers its stream.
+pub(crate) async fn start(
+    api: &Arc<Api>,
+    call: Call,
+    form: Form,
+    permit: OwnedSemaphorePermit,
+) -> Result<Response<Body>, ApiError> {
+    let mut filter_call = call.clone();
+    if let Some(name) = call.name.as_deref() {
+        filter_call.query = crate::request::Query::parse(Some(&format!("fieldSelector=metadata.name={name}")));
+    }
+    let filter = Filter::of(&filter_call)?;
+    let from: u64 = call.query.number("resourceVersion")?.unwrap_or(0);
+    let initial_events = call.query.get("sendInitialEvents").is_some_and(|value| value == "true");
+    let mut ready = VecDeque::new();
+    let mut from = from;
+    let with_state = from == 0 && call.query.get("sendInitialEvents") != Some("false");
+    if with_state || initial_events {
+        let list = Call { name: None, ..call.clone() };
+        let (objects, revision) = rest::select(api, &list, &filter).await?;
+        from = revision;
+        ready.extend(objects.into_iter().map(|object| line(api, &call, form, "ADDED", object)));
+        if initial_events {
+            ready.push_back(bookmark(&call, revision, true));
+        }
+    }
+    let prefix = call.resource.key(call.namespace.as_deref(), call.name.as_deref().unwrap_or_default());
+    let watcher = api.store.watch(&prefix, from).await.map_err(|error| store_error(&call, error))?;
+    let timeout = call.query.number("timeoutSeconds")?.map_or(LONGEST, |seconds| Duration::from_secs(seconds).min(LONGEST));
+    let stream = Stream {
+        api: api.clone(),
+        bookmarks: call.query.flag("allowWatchBookmarks"),
+        call,
+        filter,
+        form,
+        watcher,
+        ready,
+        revision: from,
+        ends: Instant::now() + timeout,
+        next_bookmark: Instant::now() + BOOKMARK_EVERY,
+        over: false,
+        _permit: permit,
+    };
+    let frames = stream::unfold(stream, |mut stream| async move {
+        let line = stream.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(line)), stream))
+    });
+    let body: Body = StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+impl Stream {
+    /// The next line, or `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Some(line);
+            }
+            if self.over {
+                return None;
+            }
+            tokio::select! {
+                event = self.watcher.next() => match event? {
+                    Ok(event) => self.translate(&event),
+                    Err(error) => self.fail(&error),
+                },
+                () = sleep_until(self.next_bookmark), if self.bookmarks => {
+                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                    self.ready.push_back(bookmark(&self.call, self.revision, false));
+                }
+                () = sleep_until(self.ends) => return None,
+            }
+        }
+    }
+
+    fn translate(&mut self, event: &Event) {
+        self.revision = event.revision;
+        let resource = self.call.resource;
+        // A watch of one name has that name as its prefix; longer names are not meant.
+        if self.call.name.is_some() && **event.key() != *self.call.key() {
+            return;
+        }
+        let chosen = |object: &Value| self.filter.matches(object);
+        let (kind, object) = match &event.change {
+            Change::Put { entry, previous } => {
+                let object = decode_entry(resource, entry);
+                let before = previous.as_ref().is_some_and(|entry| chosen(&decode_entry(resource, entry)));
+                match (before, chosen(&object)) {
+                    (false, true) => ("ADDED", object),
+                    (true, true) => ("MODIFIED", object),
+                    (true, false) => ("DELETED", object),
+                    (false, false) => return,
+                }
+            }
+            Change::Delete { previous } => {
+                let mut object = decode_entry(resource, previous);
+                if !chosen(&object) {
+                    return;
+                }
+                object["metadata"]["resourceVersion"] = json!(event.revision.to_string());
+                ("DELETED", object)
+            }
+        };
+        self.ready.push_back(line(&self.api, &self.call, self.form, kind, object));
+    }
+
+    fn fail(&mut self, error: &WatchError) {
+        let status = ApiError::expired(format!("the watch cannot go on: {error}; list again")).to_status();
+        self.ready.push_back(encode("ERROR", &status));
+        self.over = true;
+    }
+}
+
+fn line(api: &Api, call: &Call, form: Form, kind: &str, object: Value) -> Bytes {
+    let include = call.query.get("includeObject").unwrap_or("Metadata");
+    let object = match form {
+        Form::Object => object,
+        Form::Table => to_form(call.resource, table_of(object), form, include, api.now()),
+        Form::Metadata => rest::shape_one(call, object, form, api.now()),
+    };
+    encode(kind, &object)
+}
+
+fn bookmark(call: &Call, revision: u64, initial_end: bool) -> Bytes {
+    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+    if initial_end {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let resource = call.resource;
+    encode("BOOKMARK", &json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}))
+}
+
+fn encode(kind: &str, object: &Value) -> Bytes {
+    // Values always serialise: their keys are strings.
+    let mut line = serde_json::to_vec(&json!({"type": kind, "object": object})).unwrap_or_default();
+    line.push(b'\n');
+    Bytes::from(line)
+}
