@@ -68,7 +68,7 @@ pub struct ListenArgs {
     #[arg(long, default_value_t = 200)]
     pub linger_ms: u64,
     /// Milliseconds that requests in flight get to finish once new connections are refused
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 5_000)]
     pub drain_ms: u64,
     /// Do not print a line for every request
     #[arg(long, short)]
