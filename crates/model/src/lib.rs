@@ -8,4 +8,5 @@ pub mod resource;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod validate;
 pub mod workload;
