@@ -1,0 +1,159 @@
+//! What a pod's machine takes in and what it asks for.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pod::probe::ProbeKind;
+
+/// One start of one container: its name and how often it had been restarted before.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Instance {
+    /// The container's name.
+    pub container: String,
+    /// 0 for the first start.
+    pub attempt: u32,
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.container, self.attempt)
+    }
+}
+
+/// How a container's process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code; 128 + the signal's number for a process that a signal ended.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The kernel's out-of-memory killer struck in the container's cgroup.
+    pub oom_killed: bool,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// What the program left as its termination message.
+    pub message: Option<String>,
+}
+
+/// Why a container did not come to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartFailure {
+    /// Something the specification refers to is missing or wrong (`CreateContainerConfigError`).
+    Config(String),
+    /// The image is not there (`ErrImagePull`, then `ImagePullBackOff`).
+    Image(String),
+    /// The container could not be created or its program could not be executed (`StartError`).
+    Run(String),
+}
+
+/// Which of a container's two hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Right after the start.
+    PostStart,
+    /// Before SIGTERM.
+    PreStop,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The pod as the API server has it.
+    Pod(Arc<Pod>),
+    /// The pod is no longer in the API.
+    Gone,
+    /// The sandbox stands and has its address (none if the pod uses the node's network).
+    SandboxReady {
+        /// The pod's address.
+        ip: Option<Ipv4Addr>,
+    },
+    /// The sandbox could not be made; what there was has been cleaned up.
+    SandboxFailed(String),
+    /// The sandbox vanished, and with it every container; what remained has been cleaned up.
+    SandboxLost,
+    /// The sandbox was stopped as asked.
+    SandboxStopped,
+    /// A container runs.
+    Started {
+        /// Which.
+        instance: Instance,
+        /// Its id in the runtime.
+        id: String,
+        /// The image it was made from, as the runtime identifies it.
+        image_id: String,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// A container did not come to run.
+    StartFailed(Instance, StartFailure),
+    /// A container ended.
+    Exited(Instance, Exit),
+    /// A hook ended; with what went wrong, if something did.
+    HookDone(Instance, Hook, Option<String>),
+    /// A probe's attempt ended; with what went wrong, if something did.
+    Probed(Instance, ProbeKind, Option<String>),
+    /// The time that [`Machine::next_wake`](crate::pod::machine::Machine::next_wake) named has come.
+    Tick,
+}
+
+/// Something to be done. Every one but `Signal` and `Event` is answered by an input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make the pod's sandbox: `SandboxReady` or `SandboxFailed`.
+    CreateSandbox,
+    /// Start a container: `Started` or `StartFailed`.
+    Start(Instance),
+    /// Run a hook for at most this long: `HookDone`.
+    Hook(Instance, Hook, Duration),
+    /// Try a probe for at most this long: `Probed`.
+    Probe(Instance, ProbeKind, Duration),
+    /// Send a signal to a container's first process; sooner or later `Exited` follows.
+    Signal(Instance, Signal),
+    /// Take the sandbox down: `SandboxStopped`.
+    StopSandbox,
+    /// Write the final status, delete the pod from the API for good and forget it here.
+    DeletePod,
+    /// Forget a pod that is no longer in the API.
+    Forget,
+    /// Tell people.
+    Event(PodEvent),
+}
+
+/// A signal to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// The container's stop signal; by default SIGTERM.
+    Stop(Option<String>),
+    /// SIGKILL.
+    Kill,
+}
+
+/// An event about a pod, or about one of its containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEvent {
+    /// Whether something is wrong (`Warning`) or not (`Normal`).
+    pub warning: bool,
+    /// The machine-readable reason, as the kubelet names it.
+    pub reason: &'static str,
+    /// What happened.
+    pub message: String,
+    /// The container it is about.
+    pub container: Option<String>,
+}
+
+impl PodEvent {
+    /// A `Normal` event about a container.
+    pub fn normal(reason: &'static str, container: &str, message: String) -> Self {
+        Self { warning: false, reason, message, container: Some(container.to_owned()) }
+    }
+
+    /// A `Warning` event about a container.
+    pub fn warning(reason: &'static str, container: &str, message: String) -> Self {
+        Self { warning: true, reason, message, container: Some(container.to_owned()) }
+    }
+}

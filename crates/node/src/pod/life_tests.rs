@@ -1,0 +1,613 @@
+//! Golden tests of pod life: a script of inputs in, a transcript of actions and statuses out.
+//!
+//! A transcript line is `+MS action` or `+MS = status`. The simulated world answers sandbox and container starts at once
+//! unless a test says otherwise.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1 as core;
+use serde_json::{Value, json};
+
+use crate::pod::clock::later;
+use crate::pod::io::{Action, Exit, Hook, Input, Instance, Signal, StartFailure};
+use crate::pod::machine::Machine;
+use crate::pod::probe::ProbeKind;
+use crate::pod::record::Observed;
+use crate::pod::status::NodeFacts;
+
+/// A pod, a clock and a world that answers.
+struct World {
+    machine: Machine,
+    now_ms: i64,
+    transcript: String,
+    /// Containers whose start fails.
+    failing_starts: BTreeMap<String, StartFailure>,
+    /// Containers that end at SIGTERM.
+    obedient: bool,
+    /// Hooks that never answer.
+    hooks_hang: bool,
+    /// Probes that fail: container and kind.
+    sick: BTreeSet<(String, ProbeKind)>,
+    quiet_probes: bool,
+    last_status: Option<core::PodStatus>,
+}
+
+fn pod(spec: Value) -> core::Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "generation": 1},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn at(ms: i64) -> Timestamp {
+    later(Timestamp::UNIX_EPOCH, SignedDuration::from_millis(ms))
+}
+
+impl World {
+    fn new(spec: Value) -> Self {
+        Self {
+            machine: Machine::new(Arc::new(pod(spec)), at(0)),
+            now_ms: 0,
+            transcript: String::new(),
+            failing_starts: BTreeMap::new(),
+            obedient: true,
+            hooks_hang: false,
+            sick: BTreeSet::new(),
+            quiet_probes: true,
+            last_status: None,
+        }
+    }
+
+    fn note(&mut self, line: &str) {
+        writeln!(self.transcript, "+{} {line}", self.now_ms).unwrap();
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut inputs = std::collections::VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for action in self.machine.step(input, at(self.now_ms)) {
+                inputs.extend(self.carry_out(action));
+            }
+        }
+        self.note_status();
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::CreateSandbox => {
+                self.note("create sandbox");
+                Some(Input::SandboxReady { ip: Some([10, 0, 2, 5].into()) })
+            }
+            Action::Start(instance) => {
+                self.note(&format!("start {instance}"));
+                if let Some(failure) = self.failing_starts.get(&instance.container) {
+                    return Some(Input::StartFailed(instance, failure.clone()));
+                }
+                let id = instance.to_string();
+                Some(Input::Started { instance, id, image_id: "i".to_owned(), at: at(self.now_ms) })
+            }
+            Action::Hook(instance, hook, limit) => {
+                self.note(&format!("{hook:?} {instance} within {limit:?}"));
+                (!self.hooks_hang).then_some(Input::HookDone(instance, hook, None))
+            }
+            Action::Probe(instance, kind, _) => {
+                if !self.quiet_probes {
+                    self.note(&format!("{kind:?} {instance}"));
+                }
+                let sick = self.sick.contains(&(instance.container.clone(), kind));
+                Some(Input::Probed(instance, kind, sick.then(|| "no".to_owned())))
+            }
+            Action::Signal(instance, signal) => {
+                self.note(&format!("{signal:?} {instance}"));
+                (self.obedient || signal == Signal::Kill)
+                    .then(|| Input::Exited(instance, self.exit(if signal == Signal::Kill { 137 } else { 0 })))
+            }
+            Action::StopSandbox => {
+                self.note("stop sandbox");
+                Some(Input::SandboxStopped)
+            }
+            Action::DeletePod => {
+                self.note("delete pod");
+                None
+            }
+            Action::Forget => {
+                self.note("forget");
+                None
+            }
+            Action::Event(event) => {
+                if !matches!(event.reason, "Pulled" | "Created" | "Started") {
+                    self.note(&format!("event {}: {}", event.reason, event.message));
+                }
+                None
+            }
+        }
+    }
+
+    fn exit(&self, code: i32) -> Exit {
+        Exit { code, signal: None, oom_killed: false, finished_at: at(self.now_ms), message: None }
+    }
+
+    fn exited(&mut self, container: &str, code: i32) {
+        let instance = self.machine.container(container).unwrap().instance();
+        let exit = self.exit(code);
+        self.note(&format!("! {instance} exits {code}"));
+        self.input(Input::Exited(instance, exit));
+    }
+
+    fn delete(&mut self, grace: i64) {
+        let mut pod = core::Pod::clone(self.machine.pod());
+        pod.metadata.deletion_timestamp = Some(crate::pod::status::time(at(self.now_ms)));
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        self.note("! deleted");
+        self.input(Input::Pod(Arc::new(pod)));
+    }
+
+    /// Lets time pass; every wake-up is a tick.
+    fn until(&mut self, ms: i64) {
+        while let Some(wake) = self.machine.next_wake(at(self.now_ms)).filter(|wake| *wake <= at(ms)) {
+            self.now_ms = wake.as_millisecond();
+            self.input(Input::Tick);
+        }
+        self.now_ms = ms;
+    }
+
+    fn note_status(&mut self) {
+        let node = NodeFacts { host_ip: "10.0.0.11".to_owned() };
+        let status = self.machine.status(&node, self.last_status.as_ref(), at(self.now_ms));
+        let line = short(&status);
+        if self.last_status.as_ref().map(short).as_ref() != Some(&line) {
+            self.note(&line);
+        }
+        self.last_status = Some(status);
+    }
+
+    fn expect(&self, expected: &str) {
+        let clean =
+            |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+        assert_eq!(clean(&self.transcript), clean(expected), "\n--- transcript:\n{}", self.transcript);
+    }
+}
+
+/// `= Running ready app:running(1)`.
+fn short(status: &core::PodStatus) -> String {
+    let mut text = format!("= {}", status.phase.as_deref().unwrap());
+    if crate::pod::status::is_ready(status) {
+        text.push_str(" ready");
+    }
+    for container in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
+        let state = container.state.as_ref().unwrap();
+        let word = match (&state.running, &state.terminated, &state.waiting) {
+            (Some(_), _, _) => "running".to_owned(),
+            (_, Some(end), _) => format!("{}/{}", end.reason.as_deref().unwrap(), end.exit_code),
+            (_, _, Some(waiting)) => waiting.reason.clone().unwrap(),
+            _ => "?".to_owned(),
+        };
+        write!(text, " {}:{word}({})", container.name, container.restart_count).unwrap();
+    }
+    text
+}
+
+fn one() -> Value {
+    json!({"containers": [{"name": "app", "image": "x"}]})
+}
+
+#[test]
+fn the_usual_life() {
+    let mut world = World::new(one());
+    world.input(Input::Tick);
+    world.now_ms = 50;
+    world.delete(30);
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 = Running ready app:running(0)
+         +50 ! deleted
+         +50 event Killing: Stopping container app
+         +50 Stop(None) app#0
+         +50 stop sandbox
+         +50 delete pod
+         +50 = Succeeded app:Completed/0(0)",
+    );
+    assert!(world.machine.is_over());
+}
+
+#[test]
+fn init_containers_run_in_order_and_sidecars_stay() {
+    let mut world = World::new(json!({
+        "initContainers": [
+            {"name": "first", "image": "x"},
+            {"name": "proxy", "image": "x", "restartPolicy": "Always", "startupProbe": {"periodSeconds": 1, "tcpSocket": {"port": 1}}},
+            {"name": "second", "image": "x"},
+        ],
+        "containers": [{"name": "app", "image": "x"}],
+    }));
+    world.sick.insert(("proxy".to_owned(), ProbeKind::Startup));
+    world.input(Input::Tick);
+    world.exited("first", 0);
+    world.until(100);
+    world.sick.clear();
+    world.until(200);
+    world.exited("second", 0);
+    world.delete(10);
+    world.expect(
+        "+0 create sandbox
+         +0 start first#0
+         +0 = Pending first:running(0) proxy:PodInitializing(0) second:PodInitializing(0) app:PodInitializing(0)
+         +0 ! first#0 exits 0
+         +0 start proxy#0
+         +0 = Pending first:Completed/0(0) proxy:running(0) second:PodInitializing(0) app:PodInitializing(0)
+         +150 start second#0
+         +150 = Pending first:Completed/0(0) proxy:running(0) second:running(0) app:PodInitializing(0)
+         +200 ! second#0 exits 0
+         +200 start app#0
+         +200 = Running ready first:Completed/0(0) proxy:running(0) second:Completed/0(0) app:running(0)
+         +200 ! deleted
+         +200 event Killing: Stopping container app
+         +200 Stop(None) app#0
+         +200 event Killing: Stopping container proxy
+         +200 Stop(None) proxy#0
+         +200 stop sandbox
+         +200 delete pod
+         +200 = Succeeded first:Completed/0(0) proxy:Completed/0(0) second:Completed/0(0) app:Completed/0(0)",
+    );
+}
+
+#[test]
+fn a_crash_loop_backs_off() {
+    let mut world = World::new(one());
+    world.input(Input::Tick);
+    world.exited("app", 1);
+    world.now_ms = 1_000;
+    world.exited("app", 1);
+    world.until(11_000);
+    world.exited("app", 3);
+    world.until(31_000);
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 = Running ready app:running(0)
+         +0 ! app#0 exits 1
+         +0 start app#1
+         +0 = Running ready app:running(1)
+         +1000 ! app#1 exits 1
+         +1000 event BackOff: Back-off restarting failed container app in pod web_shop(u1)
+         +1000 = Running app:CrashLoopBackOff(1)
+         +11000 start app#2
+         +11000 = Running ready app:running(2)
+         +11000 ! app#2 exits 3
+         +11000 event BackOff: Back-off restarting failed container app in pod web_shop(u1)
+         +11000 = Running app:CrashLoopBackOff(2)
+         +31000 start app#3
+         +31000 = Running ready app:running(3)",
+    );
+    let status = world.last_status.unwrap().container_statuses.unwrap().remove(0);
+    assert_eq!(status.last_state.unwrap().terminated.unwrap().exit_code, 3);
+}
+
+#[test]
+fn never_and_on_failure_end_the_pod() {
+    let mut world = World::new(json!({
+        "restartPolicy": "OnFailure", "initContainers": [{"name": "proxy", "image": "x", "restartPolicy": "Always"}],
+        "containers": [{"name": "app", "image": "x"}]}));
+    world.input(Input::Tick);
+    world.exited("app", 2);
+    world.exited("app", 0);
+    world.delete(30);
+    world.expect(
+        "+0 create sandbox
+         +0 start proxy#0
+         +0 start app#0
+         +0 = Running ready proxy:running(0) app:running(0)
+         +0 ! app#0 exits 2
+         +0 start app#1
+         +0 = Running ready proxy:running(0) app:running(1)
+         +0 ! app#1 exits 0
+         +0 event Killing: Stopping container proxy
+         +0 Stop(None) proxy#0
+         +0 stop sandbox
+         +0 = Succeeded proxy:Completed/0(0) app:Completed/0(1)
+         +0 ! deleted
+         +0 delete pod",
+    );
+    let mut world = World::new(json!({"restartPolicy": "Never", "initContainers": [{"name": "first", "image": "x"}],
+        "containers": [{"name": "app", "image": "x"}]}));
+    world.input(Input::Tick);
+    world.exited("first", 1);
+    world.expect(
+        "+0 create sandbox
+         +0 start first#0
+         +0 = Pending first:running(0) app:PodInitializing(0)
+         +0 ! first#0 exits 1
+         +0 stop sandbox
+         +0 = Failed first:Error/1(0) app:PodInitializing(0)",
+    );
+}
+
+#[test]
+fn a_hung_container_is_restarted_by_its_liveness_probe() {
+    let mut world = World::new(json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "app", "image": "x",
+        "livenessProbe": {"periodSeconds": 2, "failureThreshold": 2, "tcpSocket": {"port": 1}},
+        "readinessProbe": {"periodSeconds": 1, "failureThreshold": 1, "tcpSocket": {"port": 1}}}]}));
+    world.input(Input::Tick);
+    world.until(3_500);
+    world.sick.insert(("app".to_owned(), ProbeKind::Liveness));
+    world.sick.insert(("app".to_owned(), ProbeKind::Readiness));
+    world.obedient = false;
+    world.until(10_000);
+    world.sick.clear();
+    world.until(11_500);
+    let lines: Vec<_> = world.transcript.lines().filter(|line| !line.contains("Readiness probe failed")).collect();
+    let expected = [
+        "+0 create sandbox",
+        "+0 start app#0",
+        "+0 = Running app:running(0)",
+        "+10 = Running ready app:running(0)",
+        "+4000 event Unhealthy: Liveness probe failed: no",
+        "+4000 = Running app:running(0)",
+        "+6000 event Unhealthy: Liveness probe failed: no",
+        "+6000 event Killing: Container app failed liveness probe, will be restarted",
+        "+6000 Stop(None) app#0",
+        "+11000 Kill app#0",
+        "+11000 start app#1",
+        "+11000 = Running app:running(1)",
+        "+11010 = Running ready app:running(1)",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_startup_probe_holds_the_others_back() {
+    let mut world = World::new(json!({"containers": [{"name": "app", "image": "x",
+        "startupProbe": {"periodSeconds": 1, "failureThreshold": 3, "tcpSocket": {"port": 1}},
+        "livenessProbe": {"periodSeconds": 1, "failureThreshold": 1, "tcpSocket": {"port": 1}}}]}));
+    world.quiet_probes = false;
+    for kind in [ProbeKind::Startup, ProbeKind::Liveness] {
+        world.sick.insert(("app".to_owned(), kind));
+    }
+    world.input(Input::Tick);
+    world.until(100);
+    world.sick.clear();
+    world.until(2_000);
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 = Running app:running(0)
+         +10 Startup app#0
+         +30 Startup app#0
+         +70 Startup app#0
+         +150 Startup app#0
+         +150 = Running ready app:running(0)
+         +1150 Liveness app#0",
+    );
+}
+
+#[test]
+fn pre_stop_then_signal_then_kill_within_the_grace_period() {
+    let spec = json!({"containers": [{"name": "app", "image": "x", "lifecycle":
+        {"preStop": {"sleep": {"seconds": 100}}, "postStart": {"exec": {"command": ["x"]}}}}]});
+    let mut world = World::new(spec.clone());
+    world.input(Input::Tick);
+    (world.hooks_hang, world.obedient) = (true, false);
+    world.delete(4);
+    world.until(60_000);
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 PostStart app#0 within 600s
+         +0 = Running ready app:running(0)
+         +0 ! deleted
+         +0 event Killing: Stopping container app
+         +0 PreStop app#0 within 4s
+         +4000 Stop(None) app#0
+         +6000 Kill app#0
+         +6000 stop sandbox
+         +6000 delete pod
+         +6000 = Failed app:Error/137(0)",
+    );
+    let mut world = World::new(spec);
+    world.hooks_hang = true;
+    world.input(Input::Tick);
+    world.input(Input::HookDone(
+        Instance { container: "app".to_owned(), attempt: 0 },
+        Hook::PostStart,
+        Some("exit 1".to_owned()),
+    ));
+    assert!(world.transcript.contains("event FailedPostStartHook: exit 1"));
+    assert!(world.transcript.contains("PreStop app#0 within 30s"));
+}
+
+/// Deletion at every moment of a start ends in the same place: nothing runs, the pod is deleted, nothing starts again.
+#[test]
+fn deletion_during_each_phase() {
+    let spec =
+        json!({"initContainers": [{"name": "first", "image": "x"}], "containers": [{"name": "app", "image": "x"}]});
+    let instance = |name: &str| Instance { container: name.to_owned(), attempt: 0 };
+    let started = |name: &str| Input::Started {
+        instance: instance(name),
+        id: name.to_owned(),
+        image_id: String::new(),
+        at: at(0),
+    };
+    let exit = |code| Exit { code, signal: None, oom_killed: false, finished_at: at(0), message: None };
+    let script = [
+        Input::Tick,
+        Input::SandboxReady { ip: None },
+        started("first"),
+        Input::Exited(instance("first"), exit(0)),
+        started("app"),
+        Input::Exited(instance("app"), exit(1)),
+    ];
+    for cut in 0..=script.len() {
+        for gone in [false, true] {
+            let mut machine = Machine::new(Arc::new(pod(spec.clone())), at(0));
+            let mut open = Vec::new();
+            for input in &script[..cut] {
+                open = machine.step(input.clone(), at(0));
+            }
+            open.extend(if gone {
+                machine.step(Input::Gone, at(0))
+            } else {
+                let mut pod = core::Pod::clone(machine.pod());
+                pod.metadata.deletion_timestamp = Some(crate::pod::status::time(at(0)));
+                machine.step(Input::Pod(Arc::new(pod)), at(0))
+            });
+            let (mut last, mut starts, mut rounds) = (None, 0, 0);
+            while !open.is_empty() {
+                rounds += 1;
+                assert!(rounds < 100, "cut {cut}: does not come to an end");
+                let action = open.remove(0);
+                let answer = match action.clone() {
+                    Action::CreateSandbox => Some(Input::SandboxReady { ip: None }),
+                    Action::StopSandbox => Some(Input::SandboxStopped),
+                    Action::Start(instance) => {
+                        starts += 1;
+                        Some(Input::Started { instance, id: String::new(), image_id: String::new(), at: at(0) })
+                    }
+                    Action::Signal(instance, _) => Some(Input::Exited(instance, exit(143))),
+                    Action::DeletePod | Action::Forget => {
+                        last = Some(action);
+                        None
+                    }
+                    _ => None,
+                };
+                open.extend(answer.into_iter().flat_map(|input| machine.step(input, at(0))));
+            }
+            assert_eq!(last, Some(if gone { Action::Forget } else { Action::DeletePod }), "cut {cut}");
+            // One start may have been under way already.
+            assert!(starts <= 1, "cut {cut}: {starts} starts");
+            assert!(machine.is_over() && machine.next_wake(at(0)).is_none(), "cut {cut}");
+        }
+    }
+}
+
+#[test]
+fn failed_starts_are_tried_again() {
+    let mut world = World::new(
+        json!({"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}, {"name": "c", "image": "z"}]}),
+    );
+    world.failing_starts.insert("a".to_owned(), StartFailure::Config("configmap \"m\" not found".to_owned()));
+    world.failing_starts.insert("b".to_owned(), StartFailure::Image("not found".to_owned()));
+    world.failing_starts.insert("c".to_owned(), StartFailure::Run("no such file".to_owned()));
+    world.input(Input::Tick);
+    world.until(500);
+    world.failing_starts.remove("a");
+    world.until(10_000);
+    world.expect(
+        "+0 create sandbox
+         +0 start a#0
+         +0 start b#0
+         +0 start c#0
+         +0 event Failed: Error: configmap \"m\" not found
+         +0 event Failed: Failed to pull image \"y\": not found
+         +0 event Failed: Error: no such file
+         +0 start c#1
+         +0 event Failed: Error: no such file
+         +0 event BackOff: Back-off restarting failed container c in pod web_shop(u1)
+         +0 = Pending a:CreateContainerConfigError(0) b:ErrImagePull(0) c:CrashLoopBackOff(1)
+         +500 start a#0
+         +500 event Failed: Error: configmap \"m\" not found
+         +1500 start a#0
+         +1500 = Pending a:running(0) b:ErrImagePull(0) c:CrashLoopBackOff(1)
+         +10000 start b#0
+         +10000 start c#2
+         +10000 event Failed: Failed to pull image \"y\": not found
+         +10000 event Failed: Error: no such file
+         +10000 event BackOff: Back-off restarting failed container c in pod web_shop(u1)
+         +10000 = Pending a:running(0) b:ImagePullBackOff(0) c:CrashLoopBackOff(2)",
+    );
+}
+
+#[test]
+fn a_lost_sandbox_is_made_again_with_its_init_containers() {
+    let mut world = World::new(
+        json!({"initContainers": [{"name": "first", "image": "x"}], "containers": [{"name": "app", "image": "x"}]}),
+    );
+    world.input(Input::Tick);
+    world.exited("first", 0);
+    world.transcript.clear();
+    world.input(Input::SandboxLost);
+    world.exited("first", 0);
+    world.expect(
+        "+0 event SandboxChanged: Pod sandbox changed, it will be killed and re-created.
+         +0 create sandbox
+         +0 start first#1
+         +0 = Running first:running(1) app:ContainerStatusUnknown/137(0)
+         +0 ! first#1 exits 0
+         +0 start app#1
+         +0 = Running ready first:Completed/0(1) app:running(1)",
+    );
+}
+
+#[test]
+fn the_active_deadline_fails_the_pod() {
+    let mut world = World::new(json!({"activeDeadlineSeconds": 5, "containers": [{"name": "app", "image": "x"}]}));
+    world.input(Input::Tick);
+    world.until(6_000);
+    let status = world.last_status.as_ref().unwrap();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("DeadlineExceeded")));
+    assert!(world.transcript.contains("+5000 Stop(None) app#0"));
+}
+
+#[test]
+fn a_restarted_agent_goes_on_where_the_last_one_was() {
+    let mut world = World::new(json!({"containers": [{"name": "app", "image": "x",
+        "readinessProbe": {"tcpSocket": {"port": 1}}}, {"name": "b", "image": "x"}]}));
+    world.input(Input::Tick);
+    world.until(100);
+    world.exited("b", 1);
+    let text = serde_json::to_string(&world.machine.record()).unwrap();
+    let record = serde_json::from_str(&text).unwrap();
+    let seen = |name: &str, id: &str| {
+        (name.to_owned(), Observed { id: id.to_owned(), image_id: "i".to_owned(), started_at: at(0) })
+    };
+    let observed = BTreeMap::from([seen("app", "app#0"), seen("b", "b#1")]);
+    let pod = world.machine.pod().clone();
+    world.machine = Machine::restore(pod.clone(), &record, &observed, true, at(500));
+    world.now_ms = 500;
+    world.transcript.clear();
+    world.input(Input::Tick);
+    world.expect("");
+    assert!(crate::pod::status::is_ready(world.last_status.as_ref().unwrap()));
+    // Now the sandbox is gone as well.
+    world.machine = Machine::restore(pod, &record, &BTreeMap::new(), false, at(600));
+    world.now_ms = 600;
+    world.input(Input::SandboxLost);
+    assert!(
+        world.transcript.contains("start app#1") && world.transcript.contains("create sandbox"),
+        "{}",
+        world.transcript
+    );
+}
+
+#[test]
+fn conditions_say_what_is_missing() {
+    let mut world =
+        World::new(json!({"readinessGates": [{"conditionType": "lb"}], "containers": [{"name": "app", "image": "x"}]}));
+    let mut first = core::Pod::clone(world.machine.pod());
+    first.status =
+        Some(serde_json::from_value(json!({"conditions": [{"type": "PodScheduled", "status": "True"}]})).unwrap());
+    world.input(Input::Pod(Arc::new(first)));
+    let shown: Vec<_> = world
+        .last_status
+        .unwrap()
+        .conditions
+        .unwrap()
+        .into_iter()
+        .map(|c| format!("{}={} {}", c.type_, c.status, c.reason.unwrap_or_default()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "PodReadyToStartContainers=True ",
+            "Initialized=True ",
+            "ContainersReady=True ",
+            "Ready=False ReadinessGatesNotReady",
+            "PodScheduled=True "
+        ]
+    );
+}
