@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{Entry, Revision};
 
 /// The result of a store operation.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a store operation failed. Nothing was changed, except where [`Error::Storage`] says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Error {
+    /// The same error for one more of several callers whose writes failed together.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::DiskFull { directory } => Self::DiskFull { directory: directory.clone() },
+            Self::Storage { step, source } => Self::Storage { step, source: Arc::clone(source) },
+            _ => Self::Closed,
+        }
+    }
 }
 
 /// Why a watch ended.

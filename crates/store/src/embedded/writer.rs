@@ -1,306 +1,409 @@
-//! The writer thread: the only one that changes the file.
+//! The one thread that changes the file: group commit.
+//!
+//! # Flow
+//!
+//! Take every write that waits → apply them in order in one transaction, each against what the earlier ones left → commit
+//! (one fsync for all) → publish the events → answer. While the disk works, the next batch gathers: many writers share
+//! the cost of one fsync, a single one waits for nothing.
+//!
+//! # Relaxed writes
+//!
+//! A batch of only relaxed writes is committed in memory, and to disk with the next durable batch or after
+//! [`RELAXED_FOR_MAX`]. Its revisions must not be given to something else after a crash, so they are taken from a range
+//! reserved on disk beforehand ([`Meta::Reserved`]); after a crash counting goes on behind that range.
+//!
+//! # Errors
+//!
+//! After an I/O error nobody knows what reached the disk. The file is closed and opened again (redb repairs it), and what
+//! it then says is the truth: changes that did survive are published, revisions that were seen but did not survive end
+//! all watches. Writes are refused until the disk has room for the reserve again; reads go on.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redb::{Database, ReadableTable, Table, WriteTransaction};
-use tokio::runtime;
-use tokio::sync::{mpsc, oneshot};
+use redb::Database;
+use tokio::sync::oneshot;
 
-use super::read::{self, failed};
-use super::tables::{COMPACTED, CURRENT, DELETED, HISTORY, LOG, META, PUT, RESERVED, REVISION};
-use crate::watch::Hub;
-use crate::{Durability, Entry, Event, EventKind, Expect, Revision, StoreError};
+use super::apply::{Attempt, Resumed, Tables};
+use super::file::is_disk_full;
+use super::hub::End;
+use super::retention::Retention;
+use super::tables::{Meta, Stored};
+use super::{Core, File, Settings, broken, storage};
+use crate::{Durability, Error, Event, Expect, Result, Revision};
 
-/// Writes that share one transaction at most: bounds how long the first of them waits.
-const BATCH: usize = 2048;
-/// How many revisions are reserved ahead of relaxed writes.
-const RESERVE: u64 = 100_000;
-/// How long a relaxed write may be missing on disk.
-const FLUSH_AFTER: Duration = Duration::from_secs(1);
-/// How often old revisions are forgotten.
-const COMPACT_EVERY: Duration = Duration::from_secs(30);
-/// Revisions forgotten in one transaction, so that writers do not wait long.
-const COMPACT_STEP: u64 = 5_000;
+/// A relaxed write is on disk after this long at the latest.
+const RELAXED_FOR_MAX: Duration = Duration::from_secs(1);
+/// How many revisions are reserved at a time for relaxed writes.
+const RESERVE_REVISIONS: u64 = 1000;
+/// How many writes share a commit.
+const BATCH_WRITES_MAX: usize = 1024;
+/// How many bytes of values share a commit, give or take one value.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How many records one step of scavenging looks at, and how many must wait before a busy writer does a step.
+const SCAVENGE_RECORDS: usize = 2 * BATCH_WRITES_MAX;
+/// How long to wait before trying to open the file again.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(super) enum Change {
-    Put(Bytes),
-    Delete,
+/// What to do.
+#[derive(Debug)]
+pub(super) enum Operation {
+    Put { key: Arc<str>, value: Bytes, expect: Expect, durability: Durability },
+    Delete { key: Arc<str>, expect: Expect },
+    Compact { revision: Revision },
 }
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-pub(super) enum Job {
-    Write { key: Arc<str>, change: Change, expect: Expect, durability: Durability, answer: Answer<Entry> },
-    Compact { revision: Revision, answer: Answer<()> },
+impl Operation {
+    /// The size of the values in it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Put { value, .. } => value.len(),
+            Self::Delete { .. } | Self::Compact { .. } => 0,
+        }
+    }
 }
 
+/// What to do, and whom to tell: the event of a write, nothing of a compaction.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) operation: Operation,
+    pub(super) answer: oneshot::Sender<Result<Option<Arc<Event>>>>,
+}
+
+/// What became of the operations of a batch, in their order.
+struct Applied {
+    outcomes: Vec<Result<Option<Arc<Event>>>>,
+    events: Vec<Arc<Event>>,
+    durable: bool,
+}
+
+/// The thread's state.
 pub(super) struct Writer {
-    db: Arc<Database>,
-    hub: Arc<Hub>,
+    core: Arc<Core>,
+    settings: Settings,
+    queue: Receiver<Request>,
+    retention: Retention,
+    started: Instant,
     revision: Revision,
+    compacted: Revision,
+    /// Relaxed writes may have revisions below this.
     reserved: Revision,
-    /// Since when relaxed writes are not on disk.
-    unflushed: Option<Instant>,
-    keep: Duration,
-    /// Which revision was current when; the oldest tells what may be forgotten.
-    marks: VecDeque<(Instant, Revision)>,
-}
-
-/// What a batch has come to before it is committed.
-struct Outcome {
-    answers: Vec<(Answer<Entry>, Result<Entry, StoreError>)>,
-    events: Vec<Event>,
-}
-
-struct Tables<'t> {
-    current: Table<'t, &'static str, (u64, u64)>,
-    history: Table<'t, (&'static str, u64), &'static [u8]>,
-    log: Table<'t, u64, &'static str>,
+    /// How many compacted revisions wait to be scavenged.
+    unscavenged: u64,
+    /// When the oldest commit was made that is not on disk.
+    unpersisted_since: Option<Instant>,
+    /// When the file was last tried to be opened again, while it could not.
+    broken_since: Option<Instant>,
 }
 
 impl Writer {
-    pub(super) fn new(db: Arc<Database>, hub: Arc<Hub>, revision: Revision, keep: Duration) -> Self {
-        Self { db, hub, revision, reserved: revision, unflushed: None, keep, marks: VecDeque::new() }
+    pub(super) fn new(core: Arc<Core>, settings: Settings, queue: Receiver<Request>, resumed: Resumed) -> Self {
+        Self {
+            core,
+            queue,
+            retention: Retention::new(settings.keep_for, settings.keep_revisions),
+            settings,
+            started: Instant::now(),
+            revision: resumed.revision,
+            compacted: resumed.compacted,
+            reserved: 0,
+            unscavenged: resumed.unscavenged,
+            unpersisted_since: None,
+            broken_since: None,
+        }
     }
 
-    /// Serves the queue until it is closed.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        // A tiny runtime only for waiting with a time limit.
-        let Ok(clock) = runtime::Builder::new_current_thread().enable_time().build() else { return };
-        let mut batch = Vec::new();
+    /// Works until the store is closed, then closes the file. If redb panics (a damaged file can make it), the store is
+    /// closed for everybody rather than silent.
+    pub(super) fn run(self) {
+        let core = Arc::clone(&self.core);
+        if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            tracing::error!(
+                "the store's writer panicked: the store is closed; start again, from a backup if it repeats"
+            );
+            core.hub.end_all(End::Closed);
+        }
+    }
+
+    fn work(mut self) {
         loop {
-            let wait = self.unflushed.map_or(COMPACT_EVERY, |since| FLUSH_AFTER.saturating_sub(since.elapsed()));
-            let got = clock.block_on(async { tokio::time::timeout(wait, queue.recv_many(&mut batch, BATCH)).await });
-            match got {
-                Ok(0) => break,
-                Ok(_) => self.serve(&mut batch),
-                Err(_) => self.flush(),
+            match self.queue.recv_timeout(self.patience()) {
+                Ok(first) => {
+                    let batch = self.gather(first);
+                    self.serve(batch);
+                    self.keep_up(false);
+                }
+                Err(RecvTimeoutError::Timeout) => self.keep_up(true),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.forget_old();
         }
-        self.flush();
+        self.close();
     }
 
-    fn serve(&mut self, batch: &mut Vec<Job>) {
-        let mut writes = Vec::new();
-        for job in batch.drain(..) {
-            match job {
-                Job::Compact { revision, answer } => drop(answer.send(self.compact(revision))),
-                Job::Write { .. } => writes.push(job),
-            }
+    /// How long there is nothing to do by itself.
+    fn patience(&self) -> Duration {
+        if self.broken_since.is_some() {
+            return REOPEN_INTERVAL;
         }
-        if writes.is_empty() {
-            return;
+        if self.unscavenged > 0 {
+            return Duration::ZERO;
         }
-        let durable = writes.iter().any(|job| matches!(job, Job::Write { durability: Durability::Full, .. }));
-        let before = self.revision;
-        let mut outcome = Outcome { answers: Vec::with_capacity(writes.len()), events: Vec::new() };
-        match self.commit(writes, durable, &mut outcome) {
-            Ok(()) => {
-                self.unflushed = if durable { None } else { self.unflushed.or_else(|| Some(Instant::now())) };
-                // Events first: whoever has the answer may rely on the watch to be at least as far.
-                self.hub.publish(outcome.events);
-                for (answer, result) in outcome.answers {
-                    let _ = answer.send(result);
+        match self.unpersisted_since {
+            Some(since) => RELAXED_FOR_MAX.saturating_sub(since.elapsed()),
+            None => self.retention.interval(),
+        }
+    }
+
+    fn gather(&self, first: Request) -> Vec<Request> {
+        let mut bytes = first.operation.bytes();
+        let mut batch = vec![first];
+        while batch.len() < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(request) = self.queue.try_recv() else { break };
+            bytes += request.operation.bytes();
+            batch.push(request);
+        }
+        self.core.queued_bytes.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
+        batch
+    }
+
+    /// Makes the writes of a batch and answers them.
+    fn serve(&mut self, batch: Vec<Request>) {
+        match self.ready().and_then(|()| self.commit(&batch)) {
+            Ok(applied) => {
+                self.core.hub.publish(&applied.events);
+                for (request, outcome) in batch.into_iter().zip(applied.outcomes) {
+                    // A caller that went away does not want to know.
+                    let _ = request.answer.send(outcome);
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "a batch of writes could not be stored");
-                self.revision = before;
-                for (answer, _) in outcome.answers {
-                    let _ = answer.send(Err(StoreError::Write(error.to_string())));
+                for request in batch {
+                    let _ = request.answer.send(Err(error.again()));
                 }
             }
         }
     }
 
-    fn commit(&mut self, writes: Vec<Job>, durable: bool, outcome: &mut Outcome) -> Result<(), StoreError> {
-        let mut transaction = self.db.begin_write().map_err(|error| {
-            // Nobody may be left without an answer when not even the transaction begins.
-            StoreError::Write(error.to_string())
-        });
-        if let Err(error) = &mut transaction {
-            let text = error.to_string();
-            for job in writes {
-                if let Job::Write { answer, .. } = job {
-                    outcome.answers.push((answer, Err(StoreError::Closed)));
-                }
-            }
-            return Err(StoreError::Write(text));
-        }
-        let mut transaction = transaction?;
-        let needs_reserve = self.revision + writes.len() as u64 > self.reserved;
-        let level = if durable || needs_reserve { redb::Durability::Immediate } else { redb::Durability::None };
-        transaction.set_durability(level).map_err(failed)?;
-        let applied = self.apply(&transaction, writes, outcome);
-        let reserved = if needs_reserve { self.revision + RESERVE } else { self.reserved };
-        applied.and_then(|()| store_counters(&transaction, self.revision, reserved)).map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        self.reserved = reserved;
-        Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        transaction: &WriteTransaction,
-        writes: Vec<Job>,
-        outcome: &mut Outcome,
-    ) -> Result<(), StoreError> {
-        let tables = || -> Result<Tables<'_>, redb::TableError> {
-            Ok(Tables {
-                current: transaction.open_table(CURRENT)?,
-                history: transaction.open_table(HISTORY)?,
-                log: transaction.open_table(LOG)?,
-            })
-        };
-        let mut tables = tables().map_err(failed);
-        let mut broken = None;
-        for job in writes {
-            let Job::Write { key, change, expect, answer, .. } = job else { continue };
-            let result = match (&mut tables, &broken) {
-                (Ok(tables), None) => self.write_one(tables, &key, change, expect, &mut outcome.events),
-                _ => Err(StoreError::Closed),
-            };
-            if let Err(error @ (StoreError::Read(_) | StoreError::Write(_))) = &result {
-                broken.get_or_insert_with(|| error.to_string());
-            }
-            outcome.answers.push((answer, result));
-        }
-        tables?;
-        broken.map_or(Ok(()), |error| Err(StoreError::Write(error)))
-    }
-
-    fn write_one(
-        &mut self,
-        tables: &mut Tables<'_>,
-        key: &Arc<str>,
-        change: Change,
-        expect: Expect,
-        events: &mut Vec<Event>,
-    ) -> Result<Entry, StoreError> {
-        let place = tables.current.get(&**key).map_err(failed)?.map(|place| place.value());
-        let previous = match place {
-            Some((create, modified)) => {
-                let row = tables.history.get((&**key, modified)).map_err(failed)?;
-                row.and_then(|row| read::entry(key, create, modified, row.value()))
-            }
-            None => None,
-        };
-        let as_expected = match expect {
-            Expect::Any => true,
-            Expect::Absent => previous.is_none(),
-            Expect::Revision(revision) => previous.as_ref().is_some_and(|entry| entry.mod_revision == revision),
-        };
-        if !as_expected {
-            return Err(StoreError::Conflict { current: previous });
-        }
-        let revision = self.revision + 1;
-        let (entry, kind) = match (change, previous) {
-            (Change::Put(value), previous) => {
-                let create = previous.as_ref().map_or(revision, |entry| entry.create_revision);
-                let mut row = Vec::with_capacity(value.len() + 1);
-                row.push(PUT);
-                row.extend_from_slice(&value);
-                tables.current.insert(&**key, (create, revision)).map_err(failed)?;
-                tables.history.insert((&**key, revision), row.as_slice()).map_err(failed)?;
-                let entry = Entry { key: key.clone(), value, create_revision: create, mod_revision: revision };
-                (entry.clone(), EventKind::Put { entry, previous })
-            }
-            (Change::Delete, Some(previous)) => {
-                tables.current.remove(&**key).map_err(failed)?;
-                tables.history.insert((&**key, revision), [DELETED].as_slice()).map_err(failed)?;
-                (Entry { mod_revision: revision, ..previous.clone() }, EventKind::Delete { previous })
-            }
-            (Change::Delete, None) => return Err(StoreError::Conflict { current: None }),
-        };
-        tables.log.insert(revision, &**key).map_err(failed)?;
-        self.revision = revision;
-        events.push(Event { key: key.clone(), revision, kind });
-        Ok(entry)
-    }
-
-    /// Puts relaxed writes on disk.
-    fn flush(&mut self) {
-        if self.unflushed.is_none() {
-            return;
-        }
-        let done = self.db.begin_write().map_err(failed).and_then(|t| t.commit().map_err(failed));
-        match done {
-            Ok(()) => self.unflushed = None,
-            // Tried again after the next wait.
-            Err(error) => {
-                tracing::warn!(%error, "heartbeats could not be flushed");
-                self.unflushed = Some(Instant::now());
-            }
-        }
-    }
-
-    fn forget_old(&mut self) {
-        let now = Instant::now();
-        if self.marks.back().is_none_or(|(when, _)| now.duration_since(*when) >= COMPACT_EVERY) {
-            self.marks.push_back((now, self.revision));
-        }
-        while let Some((when, revision)) = self.marks.front().copied()
-            && now.duration_since(when) >= self.keep
+    /// Whether writes can be taken at all.
+    fn ready(&mut self) -> Result<()> {
+        if let Some(since) = self.broken_since
+            && since.elapsed() >= REOPEN_INTERVAL
         {
-            self.marks.pop_front();
-            if let Err(error) = self.compact(revision) {
-                tracing::warn!(%error, "old revisions could not be forgotten");
+            self.reopen();
+        }
+        let Some(directory) = &self.core.directory else { return Ok(()) };
+        if self.broken_since.is_some() {
+            return Err(broken("write"));
+        }
+        directory.reserve().map_err(|_| Error::DiskFull { directory: directory.path().to_owned() })
+    }
+
+    fn commit(&mut self, batch: &[Request]) -> Result<Applied> {
+        let outcome = self.with_database(|writer, database| writer.transact(database, batch));
+        match outcome {
+            Ok(applied) => {
+                if let Some(last) = applied.events.last() {
+                    self.revision = last.revision;
+                }
+                self.committed(applied.durable);
+                Ok(applied)
+            }
+            Err(failure) => Err(self.recover(failure)),
+        }
+    }
+
+    fn with_database<T>(&mut self, work: impl FnOnce(&mut Self, &Database) -> Stored<T>) -> Stored<T> {
+        let core = Arc::clone(&self.core);
+        let database = core.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*database {
+            File::Open(database) => work(self, database),
+            File::Broken | File::Closed => Err(redb::Error::DatabaseClosed),
+        }
+    }
+
+    fn committed(&mut self, durable: bool) {
+        self.unpersisted_since = if durable { None } else { self.unpersisted_since.or_else(|| Some(Instant::now())) };
+    }
+
+    /// One transaction: every operation against what the earlier ones left.
+    fn transact(&mut self, database: &Database, batch: &[Request]) -> Stored<Applied> {
+        let transaction = database.begin_write()?;
+        let mut applied = Applied { outcomes: Vec::with_capacity(batch.len()), events: Vec::new(), durable: false };
+        let mut changed = false;
+        let (mut compacted, mut reserved) = (self.compacted, self.reserved);
+        {
+            let mut tables = Tables::open(&transaction)?;
+            let mut next = self.revision + 1;
+            for request in batch {
+                let attempt = match &request.operation {
+                    Operation::Put { key, value, expect, durability } => {
+                        let attempt = tables.put(next, key, value, *expect)?;
+                        applied.durable |= attempt.is_ok() && *durability == Durability::Immediate;
+                        attempt
+                    }
+                    Operation::Delete { key, expect } => {
+                        let attempt = tables.delete(next, key, *expect)?;
+                        applied.durable |= attempt.is_ok();
+                        attempt
+                    }
+                    Operation::Compact { revision } if *revision >= next => {
+                        applied.outcomes.push(Err(Error::Future { current: next - 1 }));
+                        continue;
+                    }
+                    Operation::Compact { revision } => {
+                        tables.compact(*revision)?;
+                        compacted = compacted.max(*revision);
+                        (changed, applied.durable) = (true, true);
+                        applied.outcomes.push(Ok(None));
+                        continue;
+                    }
+                };
+                if let Ok(event) = &attempt {
+                    applied.events.push(Arc::clone(event));
+                    next += 1;
+                }
+                applied.outcomes.push(outcome(attempt));
+            }
+            changed |= !applied.events.is_empty();
+            // A relaxed commit needs its revisions reserved on disk; if they are not, it becomes durable and does that.
+            if changed && !applied.durable && next > reserved {
+                reserved = next + RESERVE_REVISIONS;
+                tables.set_meta(Meta::Reserved, reserved)?;
+                applied.durable = true;
+            }
+        }
+        if changed {
+            finish(transaction, applied.durable)?;
+        } else {
+            transaction.abort()?;
+            applied.durable = self.unpersisted_since.is_none();
+        }
+        self.unscavenged += compacted - self.compacted;
+        (self.compacted, self.reserved) = (compacted, reserved);
+        Ok(applied)
+    }
+
+    /// What is due by itself: compaction by age and number, removing what compaction left, persisting relaxed writes.
+    fn keep_up(&mut self, idle: bool) {
+        if self.broken_since.is_some() {
+            if idle {
+                self.reopen();
+            }
+            return;
+        }
+        let target = self.retention.target(self.started.elapsed(), self.revision);
+        let compact = target > self.compacted && (idle || target - self.compacted >= SCAVENGE_RECORDS as u64);
+        let scavenge = self.unscavenged > 0 && (idle || self.unscavenged >= SCAVENGE_RECORDS as u64);
+        let persist = self.unpersisted_since.is_some_and(|since| since.elapsed() >= RELAXED_FOR_MAX);
+        if !(compact || scavenge || persist) {
+            return;
+        }
+        let done = self.with_database(|writer, database| {
+            let transaction = database.begin_write()?;
+            let mut tables = Tables::open(&transaction)?;
+            if compact {
+                tables.compact(target)?;
+                writer.compacted = target;
+            }
+            writer.unscavenged = tables.scavenge(SCAVENGE_RECORDS)?;
+            drop(tables);
+            finish(transaction, persist)
+        });
+        match done {
+            Ok(()) => self.committed(persist),
+            Err(failure) => {
+                self.recover(failure);
             }
         }
     }
 
-    fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
-        let revision = revision.min(self.revision);
-        loop {
-            let transaction = self.db.begin_write().map_err(failed)?;
-            let done = compact_step(&transaction, revision)?;
-            transaction.commit().map_err(failed)?;
-            self.unflushed = None;
-            if done {
-                return Ok(());
+    /// After an error: makes the file usable again, and says what to tell those whose writes failed.
+    fn recover(&mut self, failure: redb::Error) -> Error {
+        let full = is_disk_full(&failure);
+        tracing::error!(error = %failure, "the store's file failed; opening it again");
+        if !matches!(failure, redb::Error::DatabaseClosed) {
+            self.reopen();
+        }
+        match &self.core.directory {
+            Some(directory) if full => Error::DiskFull { directory: directory.path().to_owned() },
+            _ => storage("write")(failure),
+        }
+    }
+
+    /// Closes the file and opens it again; what it then says is the truth.
+    fn reopen(&mut self) {
+        let core = Arc::clone(&self.core);
+        let Some(directory) = &core.directory else { return };
+        let mut place = core.database.write().unwrap_or_else(PoisonError::into_inner);
+        *place = File::Broken;
+        // A repair may need room.
+        directory.release();
+        match directory.database(self.settings.cache_bytes) {
+            Ok((database, resumed)) => {
+                *place = File::Open(database);
+                drop(place);
+                self.broken_since = None;
+                self.resume(resumed);
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the store's file cannot be opened again; trying every second");
+                self.broken_since = Some(Instant::now());
             }
         }
+    }
+
+    /// Makes this thread's and the watchers' view agree with the file.
+    fn resume(&mut self, resumed: Resumed) {
+        (self.revision, self.compacted, self.reserved) = (resumed.revision, resumed.compacted, 0);
+        self.unscavenged = resumed.unscavenged;
+        self.unpersisted_since = None;
+        let published = self.core.hub.published();
+        if resumed.survived < published {
+            self.core.hub.end_all(End::Compacted { oldest: resumed.revision });
+        }
+        let mut from = published;
+        while from < resumed.survived {
+            // Writes that were answered with an error but did reach the disk.
+            let read = self.core.read("read what survived", |snapshot| snapshot.events("", from, resumed.survived));
+            let Ok(chunk) = read else {
+                self.core.hub.end_all(End::Compacted { oldest: resumed.revision });
+                break;
+            };
+            self.core.hub.publish(&chunk.events);
+            from = chunk.through;
+        }
+        self.core.hub.advance(resumed.revision);
+    }
+
+    /// Persists what is not, gives back the reserved revisions, and closes the file.
+    fn close(&mut self) {
+        if self.unpersisted_since.is_some() || self.reserved > 0 {
+            let done = self.with_database(|_, database| {
+                let transaction = database.begin_write()?;
+                Tables::open(&transaction)?.set_meta(Meta::Reserved, 0)?;
+                finish(transaction, true)
+            });
+            if let Err(error) = done {
+                tracing::error!(error = %error, "the store's last relaxed writes could not be persisted");
+            }
+        }
+        self.core.hub.end_all(End::Closed);
+        *self.core.database.write().unwrap_or_else(PoisonError::into_inner) = File::Closed;
     }
 }
 
-fn store_counters(transaction: &WriteTransaction, revision: Revision, reserved: Revision) -> Result<(), StoreError> {
-    let mut meta = transaction.open_table(META).map_err(failed)?;
-    meta.insert(REVISION, revision).map_err(failed)?;
-    meta.insert(RESERVED, reserved).map_err(failed)?;
+/// Answers a caller: the state that was in the way is a conflict.
+fn outcome(attempt: Attempt) -> Result<Option<Arc<Event>>> {
+    attempt.map(Some).map_err(|current| Error::Conflict { current })
+}
+
+fn finish(mut transaction: redb::WriteTransaction, durable: bool) -> Stored<()> {
+    if !durable {
+        transaction.set_durability(redb::Durability::None)?;
+    }
+    transaction.commit()?;
     Ok(())
-}
-
-/// Forgets up to [`COMPACT_STEP`] log rows at or below `revision`; answers whether that was all.
-fn compact_step(transaction: &WriteTransaction, revision: Revision) -> Result<bool, StoreError> {
-    let mut log = transaction.open_table(LOG).map_err(failed)?;
-    let mut history = transaction.open_table(HISTORY).map_err(failed)?;
-    let mut meta = transaction.open_table(META).map_err(failed)?;
-    let first = log.first().map_err(failed)?.map_or(revision + 1, |(first, _)| first.value());
-    let end = revision.min(first.saturating_add(COMPACT_STEP));
-    let mut stale = Vec::new();
-    for row in log.range(first..=end).map_err(failed)? {
-        let (at, key) = row.map_err(failed)?;
-        stale.push((at.value(), key.value().to_owned()));
-    }
-    for (at, key) in &stale {
-        log.remove(at).map_err(failed)?;
-        // The newest version at or below the limit stays readable, unless it is a deletion; what it replaced goes.
-        let mut gone = Vec::new();
-        for older in history.range((key.as_str(), 0)..(key.as_str(), *at)).map_err(failed)? {
-            gone.push(older.map_err(failed)?.0.value().1);
-        }
-        if history.get((key.as_str(), *at)).map_err(failed)?.is_some_and(|row| row.value().first() == Some(&DELETED)) {
-            gone.push(*at);
-        }
-        for version in gone {
-            history.remove((key.as_str(), version)).map_err(failed)?;
-        }
-    }
-    let before = meta.get(COMPACTED).map_err(failed)?.map_or(0, |value| value.value());
-    meta.insert(COMPACTED, before.max(end.min(revision))).map_err(failed)?;
-    Ok(end >= revision)
 }
