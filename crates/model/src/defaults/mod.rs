@@ -13,12 +13,12 @@ mod workloads;
 
 use serde_json::{Map, Value, json};
 
-use crate::meta;
+use crate::{meta, schema};
 
 /// Fills in the defaults of an object of `kind`; kinds without defaults are left as they are.
 pub fn apply_defaults(kind: &str, object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        map.retain(|_, value| !value.is_null());
+    if schema::fields(kind).is_some() {
+        drop_nulls(object);
     }
     match kind {
         "Pod" => {
@@ -47,6 +47,18 @@ pub fn apply_defaults(kind: &str, object: &mut Value) {
         "RoleBinding" | "ClusterRoleBinding" => binding(object),
         "NetworkPolicy" => with(object, "spec", network_policy),
         "PriorityClass" => set(object, "preemptionPolicy", || json!("PreemptLowerPriority")),
+        _ => {}
+    }
+}
+
+/// Removes null members at every depth: in the typed API null and absent are the same.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
     }
 }

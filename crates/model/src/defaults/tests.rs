@@ -151,6 +151,17 @@ fn the_others() {
 }
 
 #[test]
+fn nulls_are_absent_in_built_in_kinds() {
+    let pod = defaulted(
+        "Pod",
+        json!({"metadata": {"creationTimestamp": null}, "spec": {"volumes": [{"name": "v", "emptyDir": null}]}}),
+    );
+    assert_eq!(pod["metadata"], json!({}));
+    assert_eq!(pod["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+    assert_eq!(defaulted("Widget", json!({"spec": {"x": null}})), json!({"spec": {"x": null}}));
+}
+
+#[test]
 fn wrong_types_are_left_alone() {
     for kind in ["Pod", "Deployment", "Service", "Job", "Namespace", "Secret", "StatefulSet", "CronJob"] {
         for value in [

@@ -7,6 +7,8 @@
 //!
 //! Which lists merge, and by what, is data: `schema.txt`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -112,7 +114,8 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>, pa
 
 fn delete_primitives(original: &mut Map<String, Value>, field: &str, deleted: &[Value]) {
     if let Some(items) = original.get_mut(field).and_then(Value::as_array_mut) {
-        items.retain(|item| !deleted.contains(item));
+        let deleted: HashSet<String> = deleted.iter().map(Value::to_string).collect();
+        items.retain(|item| !deleted.contains(&item.to_string()));
     }
 }
 
@@ -181,13 +184,9 @@ fn merge_map(
 }
 
 fn merge_set(old: &[Value], patch: &[Value], order: Option<&[Value]>) -> Vec<Value> {
-    let mut merged: Vec<Value> = Vec::with_capacity(old.len() + patch.len());
-    for item in old.iter().chain(patch) {
-        if !merged.contains(item) {
-            merged.push(item.clone());
-        }
-    }
-    arrange(merged, order.unwrap_or(patch), old, Value::clone)
+    let mut seen = HashSet::new();
+    let merged = old.iter().chain(patch).filter(|item| seen.insert(item.to_string())).cloned().collect();
+    arrange(merged, order.unwrap_or(patch), old, Value::to_string)
 }
 
 fn merge_keyed(
@@ -198,32 +197,41 @@ fn merge_keyed(
     order: Option<&[Value]>,
     path: &str,
 ) -> Result<Vec<Value>, PatchError> {
+    let id_of = |item: &Value| item[key].to_string();
     let replace = patch.iter().any(|item| item[PATCH] == "replace");
-    let mut merged = if replace { Vec::new() } else { old.to_vec() };
+    // A deleted item leaves a hole, so that the places in `index` stay good.
+    let mut merged: Vec<Option<Value>> = if replace { Vec::new() } else { old.iter().cloned().map(Some).collect() };
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for (place, item) in merged.iter().flatten().enumerate() {
+        index.entry(id_of(item)).or_insert(place);
+    }
     let mut named = Vec::new();
     for item in patch {
         // The directive of the whole list stands in an item of its own.
         if item[PATCH] == "replace" {
             continue;
         }
-        let id = item.get(key).filter(|id| !id.is_null());
-        let id = id.ok_or_else(|| PatchError::NoMergeKey { path: path.to_owned(), key })?;
+        let Some(item_map) = item.as_object().filter(|map| map.get(key).is_some_and(|id| !id.is_null())) else {
+            return Err(PatchError::NoMergeKey { path: path.to_owned(), key });
+        };
+        let id = id_of(item);
         if item[PATCH] == "delete" {
-            merged.retain(|existing| existing.get(key) != Some(id));
+            if let Some(place) = index.remove(&id) {
+                merged[place] = None;
+            }
             continue;
         }
-        let Some(item_map) = item.as_object() else { continue };
         named.push(item.clone());
-        let at = format!("{path}[{id}]");
-        if let Some(Value::Object(existing)) = merged.iter_mut().find(|existing| existing.get(key) == Some(id)) {
-            merge_object(type_name, existing, item_map, &at)?;
-        } else {
-            let mut new = Map::new();
-            merge_object(type_name, &mut new, item_map, &at)?;
-            merged.push(Value::Object(new));
+        let place = *index.entry(id.clone()).or_insert_with(|| {
+            merged.push(Some(Value::Object(Map::new())));
+            merged.len() - 1
+        });
+        if let Some(Some(Value::Object(existing))) = merged.get_mut(place) {
+            merge_object(type_name, existing, item_map, &format!("{path}[{id}]"))?;
         }
     }
-    Ok(arrange(merged, order.unwrap_or(&named), old, |item| item[key].clone()))
+    let merged = merged.into_iter().flatten().collect();
+    Ok(arrange(merged, order.unwrap_or(&named), old, id_of))
 }
 
 fn reorder(field: Option<&Field>, items: &mut Vec<Value>, order: &[Value]) {
@@ -231,26 +239,27 @@ fn reorder(field: Option<&Field>, items: &mut Vec<Value>, order: &[Value]) {
     let live = taken.clone();
     *items = match field.map_or(Merge::Default, |field| field.merge) {
         Merge::Default => taken,
-        Merge::Set => arrange(taken, order, &live, Value::clone),
-        Merge::ByKey(key) => arrange(taken, order, &live, |item| item[key].clone()),
+        Merge::Set => arrange(taken, order, &live, Value::to_string),
+        Merge::ByKey(key) => arrange(taken, order, &live, |item| item[key].to_string()),
     };
 }
 
 /// Puts items in the order the patch asks for; the others keep their live order, each before the first item of the
 /// patch that stood behind it.
-fn arrange(items: Vec<Value>, order: &[Value], live: &[Value], id: impl Fn(&Value) -> Value) -> Vec<Value> {
-    let order: Vec<Value> = order.iter().map(&id).collect();
-    let live: Vec<Value> = live.iter().map(&id).collect();
-    let rank = |list: &[Value], item: &Value| list.iter().position(|listed| *listed == id(item));
-    let (mut ordered, others): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| rank(&order, item).is_some());
-    ordered.sort_by_key(|item| rank(&order, item));
+fn arrange(items: Vec<Value>, order: &[Value], live: &[Value], id: impl Fn(&Value) -> String) -> Vec<Value> {
+    let ranks = |list: &[Value]| -> HashMap<String, usize> {
+        // In reverse, so that the first of equal items counts.
+        list.iter().enumerate().rev().map(|(rank, item)| (id(item), rank)).collect()
+    };
+    let (order, live) = (ranks(order), ranks(live));
+    let (mut ordered, others): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| order.contains_key(&id(item)));
+    ordered.sort_by_cached_key(|item| order.get(&id(item)).copied());
     let mut result = Vec::with_capacity(ordered.len() + others.len());
     let mut others = others.into_iter().peekable();
     for item in ordered {
-        let place = rank(&live, &item);
-        while let Some(other) =
-            others.next_if(|other| rank(&live, other).zip(place).is_some_and(|(other, place)| other < place))
-        {
+        let place = live.get(&id(&item));
+        let stood_before = |other: &Value| live.get(&id(other)).zip(place).is_some_and(|(other, place)| other < place);
+        while let Some(other) = others.next_if(stood_before) {
             result.push(other);
         }
         result.push(item);

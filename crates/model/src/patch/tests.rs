@@ -142,6 +142,14 @@ fn element_order() {
 }
 
 #[test]
+fn long_lists_take_no_longer_than_their_length() {
+    let list =
+        |image: &str| -> Value { (0..5_000).map(|i| json!({"name": format!("c{i}"), "image": image})).collect() };
+    let result = patched(json!({"containers": list("old")}), json!({"containers": list("new")}));
+    assert_eq!(result["containers"], list("new"));
+}
+
+#[test]
 fn unknown_kinds_are_refused() {
     let error = strategic("Widget", &json!({}), &json!({})).unwrap_err();
     assert!(error.to_string().starts_with("strategic merge patch is not supported for Widget"));
