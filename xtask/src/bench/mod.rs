@@ -1,0 +1,31 @@
+//! `cargo xtask bench NAME`: measures, prints a table and writes `target/bench/NAME.json`.
+//!
+//! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
+
+mod memory;
+mod report;
+mod up;
+
+use clap::{Args, Subcommand};
+
+use crate::process::Outcome;
+
+/// Flags of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    name: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// From process start to all pods of examples/shop Ready, and what it costs in memory
+    Up(up::UpArgs),
+}
+
+/// Runs the bench asked for.
+pub(crate) fn run(args: &BenchArgs) -> Outcome {
+    match &args.name {
+        Bench::Up(args) => up::run(args),
+    }
+}
