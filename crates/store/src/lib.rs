@@ -24,6 +24,7 @@
 //!
 //! Transactions over several keys, leases and users: Kubernetes needs none of them from its store.
 
+pub mod bench;
 mod embedded;
 mod error;
 mod store;

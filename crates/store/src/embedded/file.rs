@@ -20,11 +20,11 @@ use crate::{Error, Result};
 /// How much disk is held back for repairing the file when the disk is full.
 const RESERVE_BYTES: i64 = 4 << 20;
 
-/// An open data directory. Dropping it lets another process have it.
+/// An open data directory. Dropping it, or [`Directory::leave`], lets another process have it.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 fn create_private(path: &Path) -> io::Result<File> {
@@ -42,10 +42,15 @@ impl Directory {
         let lock_path = path.join("store.lock");
         let lock = create_private(&lock_path).map_err(failed(&lock_path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(Error::InUse { directory: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(Error::Open { path: lock_path, source }),
         }
+    }
+
+    /// Lets another process have the directory. The file must be closed.
+    pub(super) fn leave(&self) {
+        let _ = self.lock.unlock();
     }
 
     pub(super) fn path(&self) -> &Path {

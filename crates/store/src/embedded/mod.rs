@@ -209,6 +209,11 @@ impl Drop for EmbeddedStore {
         {
             tracing::error!("the store's writer had panicked");
         }
+        // Watchers may outlive the store: they must not keep its file, nor the directory.
+        *self.core.database.write().unwrap_or_else(PoisonError::into_inner) = File::Closed;
+        if let Some(directory) = &self.core.directory {
+            directory.leave();
+        }
     }
 }
 

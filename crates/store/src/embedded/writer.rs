@@ -116,7 +116,7 @@ impl Writer {
         }
     }
 
-    /// Works until the store is closed, then closes the file. If redb panics (a damaged file can make it), the store is
+    /// Works until the store is closed. If redb panics (a damaged file can make it), the store is
     /// closed for everybody rather than silent.
     pub(super) fn run(self) {
         let core = Arc::clone(&self.core);
@@ -378,7 +378,7 @@ impl Writer {
         self.core.hub.advance(resumed.revision);
     }
 
-    /// Persists what is not, gives back the reserved revisions, and closes the file.
+    /// Persists what is not, gives back the reserved revisions, and ends the watches. (Who owns the store closes the file.)
     fn close(&mut self) {
         if self.unpersisted_since.is_some() || self.reserved > 0 {
             let done = self.with_database(|_, database| {
@@ -391,7 +391,6 @@ impl Writer {
             }
         }
         self.core.hub.end_all(End::Closed);
-        *self.core.database.write().unwrap_or_else(PoisonError::into_inner) = File::Closed;
     }
 }
 
