@@ -39,7 +39,8 @@ pub struct Api {
 impl Api {
     /// A server over `store`.
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
-        let addresses = ServiceAddresses::new(settings.service_range, settings.service_prefix, settings.service_reserved);
+        let addresses =
+            ServiceAddresses::new(settings.service_range, settings.service_prefix, settings.service_reserved);
         Arc::new(Self { store, settings, addresses, limits: Limits::default() })
     }
 

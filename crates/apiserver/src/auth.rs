@@ -58,15 +58,16 @@ pub(crate) fn authorise(user: Option<&User>, call: &Call) -> Result<(), ApiError
         return Ok(());
     }
     if user.is_in("system:nodes") {
-        let may_write = NODE_WRITES.iter().any(|(plural, verbs)| *plural == call.resource.plural && verbs.contains(&call.verb));
+        let may_write =
+            NODE_WRITES.iter().any(|(plural, verbs)| *plural == call.resource.plural && verbs.contains(&call.verb));
         if !call.verb.mutates() || may_write {
             return Ok(());
         }
     }
-    let scope = call.namespace.as_ref().map_or_else(
-        || "at the cluster scope".to_owned(),
-        |namespace| format!("in the namespace {namespace:?}"),
-    );
+    let scope = call
+        .namespace
+        .as_ref()
+        .map_or_else(|| "at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
     let (resource, verb) = (call.resource, call.verb.word());
     let why = format!(
         "User {:?} cannot {verb} resource {:?} in API group {:?} {scope}",

@@ -81,7 +81,8 @@ fn reader(kind: &str) -> Option<Reader> {
 }
 
 /// Fields that hold a quantity or a map of quantities. YAML writers give `cpu: 1` as a number, which the API allows.
-const QUANTITIES: &[&str] = &["limits", "requests", "capacity", "allocatable", "hard", "sizeLimit", "divisor", "overhead"];
+const QUANTITIES: &[&str] =
+    &["limits", "requests", "capacity", "allocatable", "hard", "sizeLimit", "divisor", "overhead"];
 
 fn quantities_to_text(value: &mut Value) {
     let to_text = |value: &mut Value| {

@@ -56,7 +56,8 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     accept.split(',').any(|alternative| {
         let alternative = alternative.replace(' ', "");
-        alternative.contains("as=APIGroupDiscoveryList") && alternative.contains("v=v2;") || alternative.ends_with("v=v2")
+        alternative.contains("as=APIGroupDiscoveryList") && alternative.contains("v=v2;")
+            || alternative.ends_with("v=v2")
     })
 }
 

@@ -25,7 +25,11 @@ impl Api {
         answer.unwrap_or_else(|error| reply::error(&error))
     }
 
-    async fn try_handle<B>(self: &Arc<Self>, mut request: Request<B>, user: Option<&User>) -> Result<Response<Body>, ApiError>
+    async fn try_handle<B>(
+        self: &Arc<Self>,
+        mut request: Request<B>,
+        user: Option<&User>,
+    ) -> Result<Response<Body>, ApiError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
@@ -89,7 +93,9 @@ impl Api {
         headers: &HeaderMap,
     ) -> Result<Response<Body>, ApiError> {
         if matches!(path, "/healthz" | "/livez" | "/readyz") {
-            return self.health(path, request::Query::parse(query).get("verbose").is_some() || query == Some("verbose")).await;
+            return self
+                .health(path, request::Query::parse(query).get("verbose").is_some() || query == Some("verbose"))
+                .await;
         }
         if path == "/version" {
             return Ok(reply::json(StatusCode::OK, &discovery::version()));
@@ -109,7 +115,8 @@ impl Api {
         if let Err(error) = store {
             return Err(ApiError::new(500, "InternalError", format!("{} check failed: store: {error}", &path[1..])));
         }
-        let body = if verbose { format!("[+]ping ok\n[+]store ok\n{} check passed\n", &path[1..]) } else { "ok".to_owned() };
+        let body =
+            if verbose { format!("[+]ping ok\n[+]store ok\n{} check passed\n", &path[1..]) } else { "ok".to_owned() };
         Ok(reply::text(StatusCode::OK, body))
     }
 }

@@ -45,7 +45,8 @@ pub(crate) fn group(name: &str) -> Result<Value, ApiError> {
 }
 
 fn operation(resource: &Resource, method: &str, kind: &Value) -> Value {
-    let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+    let parameter =
+        |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     json!({
         "operationId": format!("{method}{}{}", resource.version, resource.kind),
         "parameters": [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")],

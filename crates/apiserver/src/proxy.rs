@@ -40,7 +40,11 @@ const UPGRADE_HEADERS: &[HeaderName] = &[
 ];
 
 /// Passes a request for a pod's logs or for a command in it to the pod's node.
-pub(crate) async fn forward<B>(api: &Arc<Api>, call: &Call, request: &mut Request<B>) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn forward<B>(
+    api: &Arc<Api>,
+    call: &Call,
+    request: &mut Request<B>,
+) -> Result<Response<Body>, ApiError> {
     let pod = rest::get(api, &Call { subresource: None, ..call.clone() }).await?;
     let container = container_of(call, &pod)?;
     let address = agent_of(api, call, &pod).await?;
@@ -112,7 +116,8 @@ async fn agent_of(api: &Api, call: &Call, pod: &Value) -> Result<String, ApiErro
         return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", call.name())));
     }
     let nodes = known("Node");
-    let of_node = Call { resource: nodes, namespace: None, name: Some(node.to_owned()), subresource: None, ..call.clone() };
+    let of_node =
+        Call { resource: nodes, namespace: None, name: Some(node.to_owned()), subresource: None, ..call.clone() };
     let node = rest::get(api, &of_node).await?;
     let address = node["status"]["addresses"]
         .as_array()
@@ -130,8 +135,11 @@ async fn send(
     address: &str,
     request: Request<Empty<Bytes>>,
 ) -> Result<Response<hyper::body::Incoming>, ApiError> {
-    let unreachable = |error: &dyn std::fmt::Display| ApiError::unavailable(format!("the pod's node at {address} does not answer: {error}"));
-    let tls = api.settings.agents.clone().ok_or_else(|| ApiError::unavailable("this server has no credentials for nodes"))?;
+    let unreachable = |error: &dyn std::fmt::Display| {
+        ApiError::unavailable(format!("the pod's node at {address} does not answer: {error}"))
+    };
+    let tls =
+        api.settings.agents.clone().ok_or_else(|| ApiError::unavailable("this server has no credentials for nodes"))?;
     let host = address.split(':').next().unwrap_or_default().to_owned();
     let name = ServerName::try_from(host).map_err(|error| unreachable(&error))?;
     let connect = async {

@@ -82,28 +82,18 @@ pub(crate) enum Target {
     Path(String),
 }
 
-/// Query parameters; the last of several equal names wins, but [`Query::all`] gives all.
+/// Query parameters; the last of several equal names wins.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Query {
-    first: HashMap<String, String>,
-    pairs: Vec<(String, String)>,
-}
+pub(crate) struct Query(HashMap<String, String>);
 
 impl Query {
     pub(crate) fn parse(text: Option<&str>) -> Self {
-        let pairs: Vec<(String, String)> =
-            form_urlencoded::parse(text.unwrap_or_default().as_bytes()).into_owned().collect();
-        Self { first: pairs.iter().cloned().collect(), pairs }
+        Self(form_urlencoded::parse(text.unwrap_or_default().as_bytes()).into_owned().collect())
     }
 
     /// A parameter's value, unless it is missing or empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.first.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    /// All values of a parameter that may be repeated.
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// A boolean parameter: `true` and `1` are true.
@@ -117,7 +107,9 @@ impl Query {
     /// 400 when it is not one.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let parse = |text: &str| {
-            text.parse().map_err(|_| ApiError::bad_request(format!("the query parameter {name}={text:?} is not a valid number")))
+            text.parse().map_err(|_| {
+                ApiError::bad_request(format!("the query parameter {name}={text:?} is not a valid number"))
+            })
         };
         self.get(name).map(parse).transpose()
     }
@@ -127,7 +119,9 @@ impl Query {
         match self.get("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => Err(ApiError::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+            Some(other) => {
+                Err(ApiError::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"")))
+            }
         }
     }
 }

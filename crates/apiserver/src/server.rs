@@ -81,7 +81,8 @@ impl TlsFiles {
 pub async fn serve(api: Arc<Api>, listeners: Vec<TcpListener>, tls: &TlsFiles) -> Result<Infallible, ServeError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let loops = listeners.into_iter().map(|listener| Box::pin(accept(api.clone(), listener, acceptor.clone(), places.clone())));
+    let loops =
+        listeners.into_iter().map(|listener| Box::pin(accept(api.clone(), listener, acceptor.clone(), places.clone())));
     let (never, _, _) = futures::future::select_all(loops).await;
     match never {}
 }
@@ -110,7 +111,8 @@ async fn accept(api: Arc<Api>, listener: TcpListener, acceptor: TlsAcceptor, pla
 async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
-    let user = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|der| User::from_certificate(der));
+    let user =
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|der| User::from_certificate(der));
     let service = service_fn(move |request: Request<Incoming>| {
         let (api, user) = (api.clone(), user.clone());
         async move { Ok::<_, Infallible>(api.handle(request, user).await) }

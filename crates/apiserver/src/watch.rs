@@ -79,7 +79,8 @@ pub(crate) async fn start(
     }
     let prefix = call.resource.key(call.namespace.as_deref(), call.name.as_deref().unwrap_or_default());
     let watcher = api.store.watch(&prefix, from).await.map_err(|error| store_error(&call, error))?;
-    let timeout = call.query.number("timeoutSeconds")?.map_or(LONGEST, |seconds| Duration::from_secs(seconds).min(LONGEST));
+    let timeout =
+        call.query.number("timeoutSeconds")?.map_or(LONGEST, |seconds| Duration::from_secs(seconds).min(LONGEST));
     let stream = Stream {
         api: api.clone(),
         bookmarks: call.query.flag("allowWatchBookmarks"),

@@ -26,7 +26,12 @@ pub(crate) async fn create(
     let mut object = parse_body(media_type, body)?;
     let resource = call.resource;
     check_envelope(call, &mut object)?;
-    decode::check(resource.kind, &resource.api_version(), &mut object, Unknown::of(call.query.get("fieldValidation"))?)?;
+    decode::check(
+        resource.kind,
+        &resource.api_version(),
+        &mut object,
+        Unknown::of(call.query.get("fieldValidation"))?,
+    )?;
     if let Some(namespace) = call.namespace.as_deref() {
         namespace_takes_objects(api, call, namespace).await?;
     }
@@ -126,7 +131,8 @@ pub(super) fn check_kind(resource: &Resource, object: &mut Value) -> Result<(), 
 /// New objects need a namespace that exists and is not being deleted.
 async fn namespace_takes_objects(api: &Api, call: &Call, namespace: &str) -> Result<(), ApiError> {
     let namespaces = known("Namespace");
-    let (entry, _) = api.store.get(&namespaces.key(None, namespace), None).await.map_err(|error| store_error(call, error))?;
+    let (entry, _) =
+        api.store.get(&namespaces.key(None, namespace), None).await.map_err(|error| store_error(call, error))?;
     let entry = entry.ok_or_else(|| ApiError::not_found("", "namespaces", namespace))?;
     // Events about what is being deleted may still be told.
     if names::is_being_deleted(&decode_entry(namespaces, &entry)) && call.resource.kind != "Event" {

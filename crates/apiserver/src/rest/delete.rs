@@ -37,7 +37,8 @@ impl Options {
     fn read(call: &Call, body: &Bytes) -> Result<Self, ApiError> {
         let given = if body.is_empty() { Value::Null } else { parse_body("application/json", body)? };
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        let propagation = text(&given["propagationPolicy"]).or_else(|| call.query.get("propagationPolicy").map(str::to_owned));
+        let propagation =
+            text(&given["propagationPolicy"]).or_else(|| call.query.get("propagationPolicy").map(str::to_owned));
         if let Some(other) = propagation.as_deref().filter(|p| !matches!(*p, "Background" | "Foreground" | "Orphan")) {
             return Err(ApiError::bad_request(format!(
                 "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
@@ -53,7 +54,8 @@ impl Options {
     }
 
     fn check(&self, call: &Call, object: &Value) -> Result<(), ApiError> {
-        for (what, wanted, field) in [("UID", &self.uid, "uid"), ("ResourceVersion", &self.revision, "resourceVersion")] {
+        for (what, wanted, field) in [("UID", &self.uid, "uid"), ("ResourceVersion", &self.revision, "resourceVersion")]
+        {
             if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != meta(object, field)) {
                 let why = format!(
                     "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {}",
@@ -76,7 +78,8 @@ pub(crate) async fn delete(api: &Api, call: &Call, body: &Bytes) -> Result<(Stat
     let details = json!({
         "name": call.name(), "group": call.resource.group, "kind": call.resource.plural, "uid": meta(&object, "uid"),
     });
-    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+    let mut status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
     if call.resource.group.is_empty() {
         status["details"].as_object_mut().map(|details| details.remove("group"));
     }
@@ -129,7 +132,9 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
                 object
             })
         } else {
-            strategy::put(api, call.resource, &call.key(), encode(&new), expect).await.map(|e| decode_entry(call.resource, &e))
+            strategy::put(api, call.resource, &call.key(), encode(&new), expect)
+                .await
+                .map(|e| decode_entry(call.resource, &e))
         };
         match written {
             Ok(object) => return Ok((object, gone)),

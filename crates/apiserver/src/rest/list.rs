@@ -28,7 +28,8 @@ impl Filter {
     /// 400 for a selector that cannot be read or a field that cannot be selected by.
     pub(crate) fn of(call: &Call) -> Result<Self, ApiError> {
         let labels = call.query.get("labelSelector").map(LabelSelector::parse).transpose();
-        let fields = call.query.get("fieldSelector").map(|text| FieldSelector::parse(call.resource.kind, text)).transpose();
+        let fields =
+            call.query.get("fieldSelector").map(|text| FieldSelector::parse(call.resource.kind, text)).transpose();
         Ok(Self {
             labels: labels.map_err(|error| ApiError::bad_request(error.to_string()))?,
             fields: fields.map_err(|error| ApiError::bad_request(error.to_string()))?,
@@ -60,7 +61,8 @@ impl Continue {
 
     fn read(token: &str) -> Result<Self, ApiError> {
         let broken = || ApiError::bad_request("continue key is not valid: it must be what the previous page answered");
-        let text = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(broken)?;
+        let text =
+            URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(broken)?;
         let (revision, key) = text.split_once(' ').ok_or_else(broken)?;
         Ok(Self { revision: revision.parse().map_err(|_| broken())?, last_key: key.to_owned() })
     }
@@ -82,7 +84,9 @@ pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, Ap
     let include = call.query.get("includeObject").unwrap_or("Metadata");
     let items = page.objects.into_iter().map(|mut object| {
         // Items of a list do not repeat their kind; Table rows and PartialObjectMetadata do.
-        if form == Form::Object && let Some(map) = object.as_object_mut() {
+        if form == Form::Object
+            && let Some(map) = object.as_object_mut()
+        {
             map.remove("kind");
             map.remove("apiVersion");
         }
@@ -105,7 +109,13 @@ struct Page {
     remaining: u64,
 }
 
-async fn page(api: &Api, call: &Call, filter: &Filter, limit: usize, start: Option<Continue>) -> Result<Page, ApiError> {
+async fn page(
+    api: &Api,
+    call: &Call,
+    filter: &Filter,
+    limit: usize,
+    start: Option<Continue>,
+) -> Result<Page, ApiError> {
     let prefix = call.resource.key(call.namespace.as_deref(), "");
     let mut at = start.as_ref().map(|start| start.revision).or(exact_revision(call)?);
     let mut after = start.map(|start| start.last_key);

@@ -19,7 +19,7 @@ pub(crate) use delete::{delete, delete_collection};
 pub(crate) use list::{Filter, list, select};
 pub(crate) use object::decode_entry;
 pub(crate) use scale::scale;
-pub(crate) use shape::{shape_one, to_form, table_of};
+pub(crate) use shape::{shape_one, table_of, to_form};
 pub(crate) use subresource::{bind, evict};
 pub(crate) use update::{patch, update};
 

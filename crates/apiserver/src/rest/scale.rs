@@ -2,9 +2,9 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/kubernetes-api/autoscaling-resources/scale-v1/>.
 
+use mainstay_model::patch as patches;
 use mainstay_model::selector::LabelSelector;
 use mainstay_model::status::{ApiError, FieldError, FieldErrorKind};
-use mainstay_model::patch as patches;
 use serde_json::{Value, json};
 
 use super::object::parse_body;

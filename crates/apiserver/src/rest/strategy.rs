@@ -163,7 +163,13 @@ pub(super) fn is_finished(resource: &Resource, object: &Value) -> bool {
 }
 
 /// Writes to the store. A node's heartbeat is worth nothing after a crash, so it does not wait for the disk.
-pub(super) async fn put(api: &Api, resource: &Resource, key: &str, value: Bytes, expect: Expect) -> Result<Entry, StoreError> {
+pub(super) async fn put(
+    api: &Api,
+    resource: &Resource,
+    key: &str,
+    value: Bytes,
+    expect: Expect,
+) -> Result<Entry, StoreError> {
     let heartbeat = resource.kind == "Lease" && key.contains("/kube-node-lease/");
     let durability = if heartbeat { Durability::Relaxed } else { Durability::Immediate };
     api.store.put_with(key, value, expect, durability).await

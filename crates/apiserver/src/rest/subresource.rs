@@ -18,7 +18,9 @@ use crate::request::{Call, Query, Verb};
 pub(crate) async fn bind(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     let binding = parse_body(media_type, body)?;
     let node = binding["target"]["name"].as_str().filter(|name| !name.is_empty());
-    let node = node.ok_or_else(|| ApiError::bad_request("target.name: Required value: the node to bind the pod to"))?.to_owned();
+    let node = node
+        .ok_or_else(|| ApiError::bad_request("target.name: Required value: the node to bind the pod to"))?
+        .to_owned();
     let now = format_time(api.now());
     // A binding writes `spec.nodeName`, which no other update may: it goes around the checks of an update.
     let pod = Call { subresource: Some("binding".to_owned()), ..call.clone() };
@@ -34,7 +36,8 @@ pub(crate) async fn bind(api: &Api, call: &Call, media_type: &str, body: &[u8]) 
         new["spec"]["nodeName"] = json!(node);
         let mut conditions = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions.retain(|condition| condition["type"] != "PodScheduled");
-        conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+        conditions
+            .push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
         new["status"]["conditions"] = json!(conditions);
         Ok(new)
     })

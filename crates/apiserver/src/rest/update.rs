@@ -1,7 +1,7 @@
 //! PUT and PATCH, on objects and on their `status` and `finalize` subresources.
 
-use mainstay_model::status::ApiError;
 use mainstay_model::patch::{self as patches, PatchError, PatchType};
+use mainstay_model::status::ApiError;
 use mainstay_model::{defaults, validate};
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::Value;
@@ -35,7 +35,8 @@ pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8])
     let kind = call.resource.kind;
     let patch: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
-    let known = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+    let known =
+        ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
     let patch_type = PatchType::from_content_type(media_type);
     let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, &known))?;
     change(api, call, |old| {
@@ -49,7 +50,9 @@ pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8])
 /// A patch that does not fit the object is the object's fault (422), one that cannot be read the patch's (400).
 pub(super) fn patch_error(error: &PatchError) -> ApiError {
     match error {
-        PatchError::TestFailed { .. } | PatchError::Operation { .. } => ApiError::new(422, "Invalid", error.to_string()),
+        PatchError::TestFailed { .. } | PatchError::Operation { .. } => {
+            ApiError::new(422, "Invalid", error.to_string())
+        }
         PatchError::TooManyOperations(_) => ApiError::new(413, "RequestEntityTooLarge", error.to_string()),
         _ => ApiError::bad_request(error.to_string()),
     }
@@ -106,9 +109,7 @@ fn check_preconditions(call: &Call, old: &Value, new: &Value) -> Result<(), ApiE
     }
     let (given, stored) = (meta(new, "uid"), meta(old, "uid"));
     if !given.is_empty() && given != stored {
-        let why = format!(
-            "Precondition failed: UID in precondition: {given}, UID in object meta: {stored}"
-        );
+        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {stored}");
         return Err(ApiError::conflict(resource.group, resource.plural, call.name(), &why));
     }
     Ok(())

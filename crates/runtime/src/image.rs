@@ -1,0 +1,202 @@
+//! Root file systems.
+//!
+//! One image so far: `mainstay.dev/host`, an overlay over this machine's own root file system, so that installed programs
+//! run as isolated containers with nothing to pull. What a container must not see of the machine — secrets, people's
+//! homes, Mainstay's own data — is covered by empty, opaque directories and files in the overlay's upper layer.
+//!
+//! Source: <https://docs.kernel.org/filesystems/overlayfs.html>.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+/// The name of the special image.
+pub const HOST_IMAGE: &str = "mainstay.dev/host";
+
+/// What a container runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageRef {
+    /// This machine's own root file system, under an overlay.
+    Host,
+}
+
+/// There is no such image.
+#[derive(Debug, thiserror::Error)]
+#[error("image {0:?} is not available: this version runs only {HOST_IMAGE}, the programs installed on this machine")]
+pub struct NoSuchImage(String);
+
+impl ImageRef {
+    /// The image of a name such as `mainstay.dev/host:latest`.
+    ///
+    /// # Errors
+    /// For every other image.
+    pub fn resolve(name: &str) -> Result<Self, NoSuchImage> {
+        let bare = name.split_once('@').map_or(name, |(bare, _)| bare);
+        let bare = bare.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(bare, |(bare, _)| bare);
+        if bare == HOST_IMAGE { Ok(Self::Host) } else { Err(NoSuchImage(name.to_owned())) }
+    }
+
+    /// How the runtime names the image in statuses.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Self::Host => HOST_IMAGE,
+        }
+    }
+}
+
+/// Why a root file system could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A directory or file of the upper layer could not be made.
+    #[error("cannot prepare {path}: {source}")]
+    Prepare {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The overlay could not be mounted.
+    #[error("cannot mount the root file system at {path}: {source}")]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: nix::Error,
+    },
+}
+
+/// Directories that a container has for itself, empty, with these permissions.
+const EMPTY: &[(&str, u32)] = &[
+    ("home", 0o755),
+    ("media", 0o755),
+    ("mnt", 0o755),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("tmp", 0o1777),
+    ("var/tmp", 0o1777),
+    ("etc/ssh", 0o755),
+];
+
+/// Files that a container sees empty.
+const BLANK: &[&str] = &["etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-"];
+
+/// Where the program itself is found in the host image.
+pub const PROGRAM: &str = "/usr/local/bin/mainstay";
+
+/// Size limit of an upper layer in memory, where the data directory cannot hold one.
+const MEMORY_UPPER: &str = "size=512m,mode=755";
+
+/// Prepares the layers in `dir` and mounts the root file system at `dir/rootfs`, in the caller's mount namespace.
+///
+/// # Errors
+/// See [`ImageError`].
+pub(crate) fn mount_host(dir: &Path, hidden: &[PathBuf]) -> Result<PathBuf, ImageError> {
+    let rootfs = dir.join("rootfs");
+    make_dir(&rootfs, 0o755)?;
+    match try_overlay(dir, &rootfs, hidden) {
+        // The directory lies on a file system that cannot be an upper layer (an overlay itself, say): use memory.
+        Err(ImageError::Mount { source: nix::Error::EINVAL | nix::Error::EOPNOTSUPP, .. }) => {
+            let memory = dir.join("memory");
+            make_dir(&memory, 0o700)?;
+            mount(Some("mainstay"), &memory, Some("tmpfs"), MsFlags::empty(), Some(MEMORY_UPPER))
+                .map_err(|source| ImageError::Mount { path: memory.clone(), source })?;
+            try_overlay(&memory, &rootfs, hidden)?;
+        }
+        other => other?,
+    }
+    Ok(rootfs)
+}
+
+fn try_overlay(dir: &Path, rootfs: &Path, hidden: &[PathBuf]) -> Result<(), ImageError> {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    make_dir(&upper, 0o755)?;
+    make_dir(&work, 0o700)?;
+    for (path, mode) in EMPTY {
+        cover(&upper, Path::new(path), *mode)?;
+    }
+    for path in hidden {
+        cover(&upper, path.strip_prefix("/").unwrap_or(path), 0o700)?;
+    }
+    for path in BLANK {
+        if Path::new("/").join(path).exists() {
+            let file = upper.join(path);
+            make_parents(&upper, Path::new(path))?;
+            File::create(&file).map_err(|source| ImageError::Prepare { path: file, source })?;
+        }
+    }
+    let program = upper.join(PROGRAM.trim_start_matches('/'));
+    make_parents(&upper, Path::new(PROGRAM.trim_start_matches('/')))?;
+    File::create(&program).map_err(|source| ImageError::Prepare { path: program, source })?;
+    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+    mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(|source| ImageError::Mount { path: rootfs.to_owned(), source })
+}
+
+/// An empty directory in the upper layer that hides what is below it.
+fn cover(upper: &Path, path: &Path, mode: u32) -> Result<(), ImageError> {
+    let lower = Path::new("/").join(path);
+    // A link (such as /var/run) is covered where it points to.
+    if !lower.is_dir() || lower.is_symlink() {
+        return Ok(());
+    }
+    make_parents(upper, path)?;
+    let place = upper.join(path);
+    make_dir(&place, mode)?;
+    set_opaque(&place).map_err(|source| ImageError::Prepare { path: place, source: source.into() })
+}
+
+/// The directories above `path`, with the permissions they have on the machine.
+fn make_parents(upper: &Path, path: &Path) -> Result<(), ImageError> {
+    let mut so_far = PathBuf::new();
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        so_far.push(part);
+        let mode = fs::metadata(Path::new("/").join(&so_far)).map_or(0o755, |meta| meta.permissions().mode() & 0o7777);
+        make_dir(&upper.join(&so_far), mode)?;
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), ImageError> {
+    let failed = |source| ImageError::Prepare { path: path.to_owned(), source };
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made.map_err(failed)?,
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)
+}
+
+#[allow(unsafe_code)]
+fn set_opaque(path: &Path) -> Result<(), nix::Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| nix::Error::EINVAL)?;
+    // SAFETY: both names and the value are valid, NUL-terminated (or counted) and live over the call.
+    let result =
+        unsafe { libc::setxattr(path.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0) };
+    nix::Error::result(result).map(drop)
+}
+
+/// Takes the root file system and its layers away.
+pub(crate) fn unmount(dir: &Path) {
+    for place in ["rootfs", "memory"] {
+        // Not mounted is as good as unmounted.
+        let _ = umount2(&dir.join(place), MntFlags::MNT_DETACH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_host_image_is_there() {
+        assert!(ImageRef::resolve("mainstay.dev/host").is_ok());
+        assert!(ImageRef::resolve("mainstay.dev/host:latest").is_ok());
+        assert!(ImageRef::resolve("mainstay.dev/host@sha256:00").is_ok());
+        let error = ImageRef::resolve("nginx:1.27").map_err(|error| error.to_string());
+        assert!(error.is_err_and(|text| text.contains("nginx:1.27")));
+    }
+}

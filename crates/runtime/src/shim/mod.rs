@@ -1,0 +1,284 @@
+//! The shim: one small process per pod, the pod's sandbox and the parent of its containers.
+//!
+//! Flow: become the sandbox (own network, IPC, host name and mount namespaces; the pod's cgroup) → listen on
+//! `shim.sock` in the pod's directory → a single `poll` loop over the agent's connections, the containers' output pipes
+//! and the ends of children, until told to stop.
+//!
+//! Guarantees: it needs no agent — output is logged and ends are recorded while nobody is connected; it is single-threaded,
+//! as `libcontainer` needs, and holds no more than one line of each output in memory.
+//!
+//! Deliberately absent: any decision. When to start what is the agent's business.
+
+mod children;
+mod container;
+mod log;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::cgroup::{CgroupError, Cgroups};
+use crate::image;
+use crate::protocol::{ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish};
+use container::Container;
+pub(crate) use container::{RECORD, directory as container_directory, state_root as container_state_root};
+
+/// The file with the sandbox's configuration, in the pod's directory.
+pub const CONFIG: &str = "sandbox.json";
+/// The socket's name in the pod's directory.
+pub const SOCKET: &str = "shim.sock";
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 8;
+
+/// Why the shim could not become a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// The arguments are not the agent's.
+    #[error("usage: mainstay shim --dir POD_DIRECTORY (it is started by a node's agent, not by hand)")]
+    Usage,
+    /// The configuration could not be read.
+    #[error("cannot read {path}: {source}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The cgroup could not be entered.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A system call failed.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn failed(doing: &'static str) -> impl Fn(nix::Error) -> ShimError {
+    move |source| ShimError::System { doing, source: source.into() }
+}
+
+/// Runs the shim; `args` are what follows `mainstay shim`.
+///
+/// # Errors
+/// When the sandbox cannot be made. Later failures are answers to the agent.
+pub fn run(args: &[String]) -> Result<(), ShimError> {
+    let [flag, dir] = args else { return Err(ShimError::Usage) };
+    if flag != "--dir" {
+        return Err(ShimError::Usage);
+    }
+    let dir = PathBuf::from(dir);
+    let path = dir.join(CONFIG);
+    let text = fs::read(&path).map_err(|source| ShimError::Config { path: path.clone(), source })?;
+    let config: SandboxConfig =
+        serde_json::from_slice(&text).map_err(|source| ShimError::Config { path, source: source.into() })?;
+    become_sandbox(&config)?;
+    let ended = children::notify().map_err(failed("watch for ended children"))?;
+    let listener = listen(&dir)?;
+    Shim { config, containers: HashMap::new(), clients: Vec::new(), stop: None }.serve(&listener, &ended)
+}
+
+fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
+    // Not the agent's session: a signal to the agent's terminal is not for the pod.
+    let _ = nix::unistd::setsid();
+    Cgroups::detect()?.node(&config.instance, &config.node).pod(&config.uid).enter()?;
+    let mut namespaces = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS;
+    if !config.host_network {
+        namespaces |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
+    }
+    unshare(namespaces).map_err(failed("make the pod's namespaces"))?;
+    // What the machine unmounts goes here too; what is mounted here stays here.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(failed("separate the pod's mounts"))?;
+    if !config.host_network {
+        nix::unistd::sethostname(&config.hostname).map_err(failed("set the pod's host name"))?;
+    }
+    for (name, value) in &config.sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(&path, value).map_err(|source| ShimError::Config { path, source })?;
+    }
+    nix::sys::prctl::set_child_subreaper(true).map_err(failed("become the reaper of the pod's processes"))?;
+    // The kernel shall rather kill a container than the shim; a shim without that right runs all the same.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    Ok(())
+}
+
+/// Binds the socket through the directory's descriptor, because a socket's path may have only 107 bytes.
+fn listen(dir: &Path) -> Result<UnixListener, ShimError> {
+    let doing = "listen on the pod's socket";
+    let system = |source| ShimError::System { doing, source };
+    let handle = File::open(dir).map_err(system)?;
+    let _ = fs::remove_file(dir.join(SOCKET));
+    let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
+    let listener = UnixListener::bind(path).map_err(system)?;
+    listener.set_nonblocking(true).map_err(system)?;
+    Ok(listener)
+}
+
+/// One connected agent.
+struct Client {
+    stream: UnixStream,
+    /// The beginning of a line that is not complete.
+    partial: Vec<u8>,
+    gone: bool,
+}
+
+struct Shim {
+    config: SandboxConfig,
+    containers: HashMap<String, Container>,
+    clients: Vec<Client>,
+    /// Set when told to stop: where the answer goes.
+    stop: Option<()>,
+}
+
+impl Shim {
+    fn serve(mut self, listener: &UnixListener, ended: &File) -> Result<(), ShimError> {
+        while self.stop.is_none() {
+            let ready = self.wait(listener, ended)?;
+            if ready.contains(&ended.as_raw_fd()) {
+                children::drain(ended);
+            }
+            // Output first: what a container wrote before its end belongs into the log before the end is told.
+            for container in self.containers.values_mut() {
+                container.read_output(|fd| ready.contains(&fd));
+            }
+            self.reap();
+            if ready.contains(&listener.as_raw_fd()) {
+                self.accept(listener);
+            }
+            for index in 0..self.clients.len() {
+                if ready.contains(&self.clients[index].stream.as_raw_fd()) {
+                    self.read(index);
+                }
+            }
+            self.clients.retain(|client| !client.gone);
+        }
+        self.take_down();
+        Ok(())
+    }
+
+    /// Waits until something is ready.
+    fn wait(&self, listener: &UnixListener, ended: &File) -> Result<Vec<RawFd>, ShimError> {
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![listener.as_fd(), ended.as_fd()];
+        descriptors.extend(self.clients.iter().map(|client| client.stream.as_fd()));
+        descriptors.extend(self.containers.values().flat_map(Container::outputs));
+        let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(failed("wait for something to do")(error)),
+        }
+        let ready = polled.iter().filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+        Ok(ready.map(|fd| fd.as_fd().as_raw_fd()).collect())
+    }
+
+    fn accept(&mut self, listener: &UnixListener) {
+        while let Ok((stream, _)) = listener.accept() {
+            if self.clients.len() >= CONNECTIONS_MAX || stream.set_nonblocking(false).is_err() {
+                continue;
+            }
+            // A stuck agent must not hold the shim up for ever.
+            let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(2)));
+            let mut client = Client { stream, partial: Vec::new(), gone: false };
+            client.say(&Message::Hello { pid: std::process::id() });
+            self.clients.push(client);
+        }
+    }
+
+    fn read(&mut self, index: usize) {
+        let mut buffer = [0; 8192];
+        let client = &mut self.clients[index];
+        match client.stream.read(&mut buffer) {
+            Ok(0) | Err(_) => client.gone = true,
+            Ok(count) => client.partial.extend_from_slice(&buffer[..count]),
+        }
+        if client.partial.len() > LINE_BYTES_MAX {
+            client.gone = true;
+        }
+        while let Some(end) = self.clients[index].partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.clients[index].partial.drain(..=end).collect();
+            match serde_json::from_slice::<Request>(&line) {
+                Ok(request) => {
+                    let result = self.fulfil(request.wish);
+                    self.clients[index].say(&Message::Answer { number: request.number, result });
+                }
+                Err(_) => self.clients[index].gone = true,
+            }
+        }
+    }
+
+    fn fulfil(&mut self, wish: Wish) -> Result<Vec<ContainerStatus>, String> {
+        match wish {
+            Wish::Start(config) => {
+                if self.containers.contains_key(&config.id) {
+                    return Err(format!("container {} exists already", config.id));
+                }
+                let container = Container::start(&self.config, *config)?;
+                let status = container.status.clone();
+                self.containers.insert(status.id.clone(), container);
+                Ok(vec![status])
+            }
+            Wish::Signal { id, signal } => {
+                let container = self.containers.get(&id).ok_or_else(|| format!("there is no container {id}"))?;
+                container.signal(signal).map(|()| vec![])
+            }
+            Wish::Remove { id } => {
+                if let Some(container) = self.containers.remove(&id) {
+                    container.remove(&self.config);
+                }
+                Ok(vec![])
+            }
+            Wish::Statuses => Ok(self.containers.values().map(|container| container.status.clone()).collect()),
+            Wish::Stop => {
+                self.stop = Some(());
+                Ok(vec![])
+            }
+        }
+    }
+
+    /// Takes in every child that has ended.
+    fn reap(&mut self) {
+        for (pid, end) in children::ended() {
+            let Some(container) = self.containers.values_mut().find(|c| c.status.pid == pid) else { continue };
+            container.ended(&self.config, end);
+            let news = Message::Changed(container.status.clone());
+            for client in &mut self.clients {
+                client.say(&news);
+            }
+        }
+    }
+
+    fn take_down(&mut self) {
+        for (_, container) in self.containers.drain() {
+            container.remove(&self.config);
+        }
+        let _ = fs::remove_file(self.config.dir.join(SOCKET));
+    }
+}
+
+impl Client {
+    fn say(&mut self, message: &Message) {
+        // Messages always serialise: they hold only text and numbers.
+        let mut line = serde_json::to_vec(message).unwrap_or_default();
+        line.push(b'\n');
+        if self.stream.write_all(&line).is_err() {
+            self.gone = true;
+        }
+    }
+}
+
+/// What is left of a pod whose shim is gone: mounts went with the shim's namespace; this takes the rest.
+pub(crate) fn forget_mounts(dir: &Path) {
+    for entry in fs::read_dir(dir.join("containers")).into_iter().flatten().flatten() {
+        image::unmount(&entry.path());
+    }
+}
