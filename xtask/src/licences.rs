@@ -6,7 +6,19 @@
 use std::collections::BTreeSet;
 
 use crate::process::{Failure, Outcome, at, counted};
-use crate::workspace::Workspace;
+use crate::workspace::{Package, Workspace};
+
+/// The text of the MIT licence after the copyright line, with single spaces. <https://spdx.org/licenses/MIT.html>
+const MIT_TEXT: &str = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and \
+    associated documentation files (the \"Software\"), to deal in the Software without restriction, including \
+    without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell \
+    copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to the \
+    following conditions: The above copyright notice and this permission notice shall be included in all \
+    copies or substantial portions of the Software. THE SOFTWARE IS PROVIDED \"AS IS\", WITHOUT WARRANTY OF \
+    ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS \
+    FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE \
+    LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, \
+    ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.";
 
 /// Checks all packages that are built for this platform, tests included.
 pub(crate) fn check() -> Outcome {
@@ -16,7 +28,7 @@ pub(crate) fn check() -> Outcome {
     let mut refused = 0;
     for package in &workspace.packages {
         let verdict = match &package.license {
-            None => Err("no licence named".to_owned()),
+            None => text_verdict(package, &allowed),
             Some(expression) => match satisfied(expression, &allowed) {
                 Some(true) => Ok(()),
                 Some(false) => Err(format!("{expression} is not on the list in deny.toml")),
@@ -33,6 +45,20 @@ pub(crate) fn check() -> Outcome {
     }
     println!("{} carry licences from deny.toml's list", counted(workspace.packages.len(), "package"));
     Ok(())
+}
+
+/// For a package that names no licence but brings a text: whether that is the MIT licence, the only text recognised.
+fn text_verdict(package: &Package, allowed: &BTreeSet<String>) -> Result<(), String> {
+    let file = package.license_file.as_ref().ok_or("names no licence and brings no text of one")?;
+    let text = std::fs::read_to_string(package.folder().join(file)).map_err(|error| format!("{file}: {error}"))?;
+    if allowed.contains("MIT") && is_mit(&text) { Ok(()) } else { Err(format!("{file} is not the MIT licence")) }
+}
+
+/// Copyright lines, then the text of the licence and nothing else.
+fn is_mit(text: &str) -> bool {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let before = words.strip_suffix(MIT_TEXT).map(str::to_lowercase);
+    before.is_some_and(|it| it.len() < 300 && (it.contains("copyright") || it.is_empty()))
 }
 
 /// The strings of `allow = [ … ]` in the section `[licenses]`. Reads just that much TOML.
@@ -122,6 +148,12 @@ mod tests {
     fn the_list_is_read_from_its_section_only() {
         let toml = "[bans]\nallow = [\"x\"]\n[licenses]\nallow = [ # why\n  \"MIT\", # a\n  \"Apache-2.0\",\n]\n[sources]\nallow-git = [\"y\"]";
         assert_eq!(allowed_licences(toml).into_iter().collect::<Vec<_>>(), ["Apache-2.0", "MIT"]);
+    }
+
+    #[test]
+    fn the_mit_licence_is_known_by_its_text() {
+        assert!(is_mit(&format!("MIT License\n\nCopyright (c) 2022 Somebody\n\n{}\n", MIT_TEXT.replace(". ", ".\n"))));
+        assert!(!is_mit(&format!("Copyright (c) 2022 Somebody\n{MIT_TEXT} Except on Sundays.")));
     }
 
     #[test]

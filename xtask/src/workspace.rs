@@ -26,6 +26,8 @@ pub(crate) struct Package {
     pub(crate) version: String,
     id: String,
     pub(crate) license: Option<String>,
+    /// Relative to the package.
+    pub(crate) license_file: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
     pub(crate) targets: Vec<Target>,
     pub(crate) manifest_path: PathBuf,

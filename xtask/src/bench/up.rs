@@ -39,6 +39,14 @@ const READY_S_GOAL: f64 = 1.5;
 const MEMORY_MB_GOAL: f64 = 60.0;
 /// Each shim, in megabytes.
 const SHIM_MB_GOAL: f64 = 4.0;
+/// (subcommand, what its largest process is called in the table, goal in megabytes).
+const ROLES: [(&str, &str, Option<f64>); 5] = [
+    ("server", "server", None),
+    ("supervise", "supervisor", None),
+    ("node", "largest agent", None),
+    ("shim", "largest shim", Some(SHIM_MB_GOAL)),
+    ("demo", "largest shop program", None),
+];
 /// Rest before memory is read, so that what the start needed for a moment is not counted as idle.
 const REST: Duration = Duration::from_secs(3);
 
@@ -112,22 +120,23 @@ fn rows(rounds: &[Round]) -> Vec<Row> {
     };
     rows.push(Row::at_most("server and agents together, resident", plane(|it| it.resident_mb), "MB", MEMORY_MB_GOAL));
     rows.push(Row::plain("server and agents together, proportional", plane(|it| it.proportional_mb), "MB"));
-    for (role, what) in
-        [("server", "server"), ("node", "largest agent"), ("shim", "largest shim"), ("demo", "largest shop program")]
-    {
-        let worst = |size: fn(&Process) -> f64| {
-            let sizes: Vec<f64> = rounds.iter().flat_map(|round| of(round, role)).map(size).collect();
-            largest(&sizes)
-        };
-        let resident = format!("{what}, resident");
-        rows.push(match role {
-            "shim" => Row::at_most(&resident, worst(|it| it.resident_mb), "MB", SHIM_MB_GOAL),
-            _ => Row::plain(&resident, worst(|it| it.resident_mb), "MB"),
+    for (role, what, goal) in ROLES {
+        // A role without a process gets no row: 0 MB would look like a goal met.
+        let all: Vec<&Process> = rounds.iter().flat_map(|round| of(round, role)).collect();
+        if all.is_empty() {
+            continue;
+        }
+        let worst = |size: fn(&Process) -> f64| largest(&all.iter().map(|it| size(it)).collect::<Vec<_>>());
+        let (resident, proportional) = (worst(|it| it.resident_mb), worst(|it| it.proportional_mb));
+        let metric = format!("{what}, resident");
+        rows.push(match goal {
+            Some(goal) => Row::at_most(&metric, resident, "MB", goal),
+            None => Row::plain(&metric, resident, "MB"),
         });
-        rows.push(Row::plain(&format!("{what}, proportional"), worst(|it| it.proportional_mb), "MB"));
+        rows.push(Row::plain(&format!("{what}, proportional"), proportional, "MB"));
+        let running = median(&rounds.iter().map(|round| of(round, role).count() as f64).collect::<Vec<_>>());
+        rows.push(Row::plain(&format!("processes `mainstay {role}`"), running, ""));
     }
-    let agents = |round: &Round| of(round, "node").count() as f64;
-    rows.push(Row::plain("agents running", median(&rounds.iter().map(agents).collect::<Vec<_>>()), ""));
     rows
 }
 
