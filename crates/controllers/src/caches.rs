@@ -1,0 +1,162 @@
+//! The caches all controllers share: one watch per kind, however many controllers read it.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Client;
+use mainstay_informer::{Cache, Kind, ObjectKey, Scope};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::action::Target;
+use crate::driver::{Key, Wiring};
+
+/// The namespace of the nodes' heartbeats.
+pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+macro_rules! caches {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident $(in $namespace:expr)?),+ $(,)?) => {
+        /// One cache per kind that a controller reads.
+        #[derive(Clone, Default)]
+        pub(crate) struct Caches {
+            $($(#[$doc])* pub(crate) $field: Cache<$kind>,)+
+        }
+
+        impl Caches {
+            /// Starts to list and watch every kind.
+            pub(crate) fn start(&self, client: &Client, tasks: &mut JoinSet<()>) {
+                $({
+                    #[allow(unused_mut)]
+                    let mut scope = Scope::default();
+                    $(scope.namespace = Some($namespace.to_owned());)?
+                    tasks.spawn(self.$field.clone().run(client.clone(), scope));
+                })+
+            }
+
+            /// Waits until every cache has been filled once.
+            pub(crate) async fn synced(&self) {
+                $(self.$field.synced().await;)+
+            }
+
+            /// Takes in an object as the API server answered it; kinds without a cache are passed over.
+            pub(crate) fn observe(&self, kind: &str, value: Value) {
+                match kind {
+                    $(stringify!($kind) => observe(&self.$field, value),)+
+                    _ => {}
+                }
+            }
+
+            /// The metadata of an object of a kind that has a cache.
+            pub(crate) fn meta(&self, kind: &str, key: &ObjectKey) -> Option<ObjectMeta> {
+                match kind {
+                    $(stringify!($kind) => self.$field.get_key(key).map(|object| object.metadata.clone()),)+
+                    _ => None,
+                }
+            }
+
+            /// Every cached object that names `uid` as an owner, with that reference.
+            pub(crate) fn dependents(&self, uid: &str) -> Vec<Dependent> {
+                let mut all = Vec::new();
+                $(for object in self.$field.filter(|object| owner(&object.metadata, uid).is_some()) {
+                    all.extend(owner(&object.metadata, uid).map(|owner| Dependent {
+                        target: Target::of(&*object),
+                        meta: object.metadata.clone(),
+                        blocks: owner.block_owner_deletion == Some(true),
+                    }));
+                })+
+                all
+            }
+
+            /// Whether objects of a kind are held here.
+            pub(crate) fn is_cached(kind: &str) -> bool {
+                [$(stringify!($kind)),+].contains(&kind)
+            }
+
+            /// Wakes `wiring`'s keys on every change of every kind but the nodes' heartbeats.
+            pub(crate) fn on_every<Q: Key>(
+                &self,
+                wiring: &mut Wiring<Q>,
+                map: impl Fn(MetaChange<'_>) -> Vec<Q> + Clone + Send + 'static,
+            ) {
+                $(if stringify!($kind) != "Lease" {
+                    let map = map.clone();
+                    wiring.on(&self.$field, move |change, _| map(MetaChange {
+                        kind: stringify!($kind),
+                        key: &change.key,
+                        before: change.before.as_ref().map(|object| &object.metadata),
+                        after: change.after.as_ref().map(|object| &object.metadata),
+                    }));
+                })+
+            }
+
+            /// Takes in that an object is gone.
+            pub(crate) fn observe_deleted(&self, kind: &str, key: &ObjectKey) {
+                match kind {
+                    $(stringify!($kind) => bury(&self.$field, key),)+
+                    _ => {}
+                }
+            }
+        }
+    };
+}
+
+caches! {
+    /// `Deployment`.
+    deployments: Deployment,
+    /// `ReplicaSet`.
+    replica_sets: ReplicaSet,
+    /// `Pod`.
+    pods: Pod,
+    /// `Node`.
+    nodes: Node,
+    /// `Service`.
+    services: Service,
+    /// `EndpointSlice`.
+    endpoint_slices: EndpointSlice,
+    /// `Namespace`.
+    namespaces: Namespace,
+    /// `ServiceAccount`.
+    service_accounts: ServiceAccount,
+    /// `PodDisruptionBudget`.
+    disruption_budgets: PodDisruptionBudget,
+    /// The nodes' heartbeats.
+    leases: Lease in LEASE_NAMESPACE,
+}
+
+/// An object that names another as its owner.
+pub(crate) struct Dependent {
+    pub(crate) target: Target,
+    pub(crate) meta: ObjectMeta,
+    /// Whether the owner's foreground deletion waits for it.
+    pub(crate) blocks: bool,
+}
+
+/// A change of an object of any kind.
+pub(crate) struct MetaChange<'a> {
+    pub(crate) kind: &'static str,
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) before: Option<&'a ObjectMeta>,
+    pub(crate) after: Option<&'a ObjectMeta>,
+}
+
+fn owner<'a>(meta: &'a ObjectMeta, uid: &str) -> Option<&'a OwnerReference> {
+    meta.owner_references.iter().flatten().find(|owner| owner.uid == uid)
+}
+
+fn observe<K: Kind>(cache: &Cache<K>, value: Value) {
+    match serde_json::from_value(value) {
+        Ok(object) => cache.observe(object),
+        Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the API server's answer is not of its kind"),
+    }
+}
+
+/// The answer to a deletion carries no revision; the one held is the newest known before it.
+fn bury<K: Kind>(cache: &Cache<K>, key: &ObjectKey) {
+    if let Some(object) = cache.get_key(key) {
+        let revision = object.meta().resource_version.as_deref().and_then(|text| text.parse().ok());
+        cache.observe_deleted(key, revision.unwrap_or(0));
+    }
+}

@@ -1,0 +1,75 @@
+//! The controllers of the embedded engine.
+//!
+//! Role: each controller makes one kind of object come true. [`run`] starts all of them over one `kube::Client`.
+//!
+//! Flow: one shared set of caches; per controller one driver loop that is woken by changes and timers, asks the controller's
+//! pure `reconcile(view, now)` for a [`Plan`](action::Plan) and carries it out.
+//!
+//! Guarantees: crash-only — everything a controller knows is in the API or is learnt again; a controller sees its own
+//! writes; a conflict is tried again at once with the fresh object, other failures after 5 ms to 30 s.
+//!
+//! Deliberately absent: leader election (one server runs the controllers), informer indices.
+
+pub mod action;
+mod caches;
+mod deployment;
+mod disruption_budget;
+mod driver;
+mod endpoint_slice;
+mod execute;
+mod garbage;
+mod load_balancer;
+mod namespace;
+mod node_lifecycle;
+mod object;
+mod pod_gc;
+mod queue;
+mod replica_set;
+mod service_account;
+mod settings;
+
+use kube::Client;
+use tokio::task::JoinSet;
+
+pub use settings::{HeartbeatSettings, Settings};
+
+use crate::caches::Caches;
+use crate::driver::{Clock, Controller, drive};
+
+/// Runs all controllers until the future is dropped.
+pub async fn run(client: Client, settings: Settings) {
+    let (caches, clock) = (Caches::default(), Clock::start());
+    let mut tasks = JoinSet::new();
+    caches.start(&client, &mut tasks);
+    // A controller that saw only half the world would take the other half for gone.
+    caches.synced().await;
+    let mut starter = Starter { client, caches, clock, tasks };
+    starter.start(deployment::Deployments);
+    starter.start(replica_set::ReplicaSets);
+    starter.start(endpoint_slice::EndpointSlices);
+    starter.start(namespace::Namespaces);
+    starter.start(service_account::ServiceAccounts);
+    starter.start(garbage::Garbage::default());
+    starter.start(node_lifecycle::NodeLifecycle::new(settings.heartbeat, clock));
+    starter.start(pod_gc::PodGc::default());
+    starter.start(load_balancer::LoadBalancers { range: settings.load_balancer_range });
+    starter.start(disruption_budget::DisruptionBudgets);
+    while let Some(ended) = starter.tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller failed and is not running any more");
+        }
+    }
+}
+
+struct Starter {
+    client: Client,
+    caches: Caches,
+    clock: Clock,
+    tasks: JoinSet<()>,
+}
+
+impl Starter {
+    fn start<C: Controller>(&mut self, controller: C) {
+        self.tasks.spawn(drive(controller, self.client.clone(), self.caches.clone(), self.clock));
+    }
+}

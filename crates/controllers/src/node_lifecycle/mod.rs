@@ -1,0 +1,273 @@
+//! Node lifecycle: what happens to the pods of a node that is not heard any more.
+//!
+//! Flow: [`heartbeat`] judges each node. *Suspected*: its pods get `Ready=False` (reason `NodeSuspected`), so that they
+//! leave the endpoints; the agent writes the truth again when it is back. *Dead*: the node gets `Ready=Unknown` and the
+//! taint `node.kubernetes.io/unreachable`, and pods that do not tolerate it are deleted; they stay `Terminating` until
+//! the agent confirms or the Node object goes, and their ReplicaSet replaces them at once. *Heard again*: the taints go.
+//!
+//! Guarantees: a suspicion loses nothing; nobody is judged by wall clocks; a pod's status is written only over the very
+//! version that was looked at, so that an agent that is back is never overwritten.
+//!
+//! Source: <https://kubernetes.io/docs/concepts/architecture/nodes/>,
+//! <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
+
+mod heartbeat;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint, Toleration};
+use mainstay_informer::{Change, ObjectKey};
+use serde_json::json;
+
+use self::heartbeat::{Judge, Verdict};
+use crate::action::{Action, Attempt, Note, Now, Object, Plan, Target};
+use crate::caches::{Caches, LEASE_NAMESPACE};
+use crate::driver::{Clock, Controller, Wiring};
+use crate::object::{is_finished, is_ready, is_terminating, name, node_of, reference, time, uid};
+use crate::settings::HeartbeatSettings;
+
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const NO_SCHEDULE: &str = "NoSchedule";
+const NO_EXECUTE: &str = "NoExecute";
+const UNKNOWN_REASON: &str = "NodeStatusUnknown";
+const SUSPECTED_REASON: &str = "NodeSuspected";
+/// The conditions an agent keeps; when it is silent none of them is known.
+const AGENT_CONDITIONS: &[&str] = &["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// What one look needs to see.
+pub(crate) struct View {
+    pub(crate) node: Arc<Node>,
+    pub(crate) verdict: Verdict,
+    /// Pods bound to it.
+    pub(crate) pods: Vec<Arc<Pod>>,
+}
+
+/// Decides about one node.
+pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
+    let node = view.node.as_ref();
+    let mut plan = Plan::nothing(format!("{:?}", view.verdict));
+    if view.verdict == Verdict::Dead && !is_known_silent(node) {
+        plan.push(Action::ReplaceStatus(Object::of(&silent(node, now))));
+        plan.push(Action::Note(Note {
+            regarding: reference(node),
+            warning: true,
+            reason: "NodeNotReady",
+            message: format!("Node {} status is now: NodeNotReady; it has not been heard any more", name(node)),
+        }));
+        // The taints follow with the next look, which sees the node as it is then.
+        return plan;
+    }
+    if let Some(taints) = taints(view, now) {
+        let meta = json!({"uid": uid(node), "resourceVersion": node.metadata.resource_version});
+        plan.push(Action::Patch(Target::of(node), json!({"metadata": meta, "spec": {"taints": taints}})));
+        if view.verdict == Verdict::Dead {
+            return plan;
+        }
+    }
+    if view.verdict >= Verdict::Suspected {
+        let ready = view.pods.iter().filter(|pod| is_ready(pod) && !is_finished(pod));
+        plan.actions.extend(ready.map(|pod| Action::ReplaceStatus(Object::of(&withdrawn(pod, node, now)))));
+    }
+    for pod in view.pods.iter().filter(|pod| !is_terminating(&***pod) && !is_finished(pod)) {
+        match stay(pod, node, now) {
+            Stay::ForGood => {}
+            Stay::For(left) => plan.look_again(left),
+            Stay::Over => {
+                plan.push(Action::Note(Note {
+                    regarding: reference(&**pod),
+                    warning: false,
+                    reason: "TaintManagerEviction",
+                    message: format!("Marking for deletion Pod {}: node {} is tainted", name(&**pod), name(node)),
+                }));
+                plan.push(Action::delete(Target::of(&**pod)));
+            }
+        }
+    }
+    // Deletions together, not each after a note.
+    plan.actions.sort_by_key(|action| matches!(action, Action::Delete { .. }));
+    plan
+}
+
+fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
+}
+
+fn is_known_silent(node: &Node) -> bool {
+    ready_condition(node).is_some_and(|ready| ready.status == "Unknown")
+}
+
+/// The node as it is when its agent is not heard: nothing is known.
+fn silent(node: &Node, now: Timestamp) -> Node {
+    let mut node = node.clone();
+    let status = node.status.get_or_insert_default();
+    let conditions = status.conditions.get_or_insert_default();
+    if !conditions.iter().any(|condition| condition.type_ == "Ready") {
+        conditions.push(NodeCondition { type_: "Ready".to_owned(), ..NodeCondition::default() });
+    }
+    for condition in conditions.iter_mut().filter(|c| AGENT_CONDITIONS.contains(&c.type_.as_str())) {
+        "Unknown".clone_into(&mut condition.status);
+        condition.reason = Some(UNKNOWN_REASON.to_owned());
+        condition.message = Some("The node's agent has stopped renewing its Lease.".to_owned());
+        condition.last_transition_time = Some(time(now));
+    }
+    node
+}
+
+/// The taints the node should have, if they are not those it has.
+fn taints(view: &View, now: Timestamp) -> Option<Vec<Taint>> {
+    let old = view.node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    // An agent that says it is not ready takes no new pods, but keeps those it has.
+    let not_ready = view.verdict == Verdict::Alive && ready_condition(&view.node).is_some_and(|c| c.status == "False");
+    let dead = view.verdict == Verdict::Dead;
+    // A suspected node stays as it was: it was dead and never came back, or it was not.
+    let keep = view.verdict == Verdict::Suspected;
+    let wanted =
+        [(UNREACHABLE, NO_SCHEDULE, dead), (UNREACHABLE, NO_EXECUTE, dead), (NOT_READY, NO_SCHEDULE, not_ready)];
+    let mut new = old.clone();
+    for (key, effect, present) in wanted {
+        let is = |taint: &Taint| taint.key == key && taint.effect == effect;
+        match (present, new.iter().any(is)) {
+            (true, false) => new.push(Taint {
+                key: key.to_owned(),
+                effect: effect.to_owned(),
+                value: None,
+                time_added: Some(time(now)),
+            }),
+            (false, true) if !keep => new.retain(|taint| !is(taint)),
+            _ => {}
+        }
+    }
+    (new != old).then_some(new)
+}
+
+/// The pod taken out of the endpoints.
+fn withdrawn(pod: &Pod, node: &Node, now: Timestamp) -> Pod {
+    let mut pod = pod.clone();
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "Ready");
+    conditions.push(PodCondition {
+        type_: "Ready".to_owned(),
+        status: "False".to_owned(),
+        reason: Some(SUSPECTED_REASON.to_owned()),
+        message: Some(format!("Node {} is not heard; its agent corrects this when it is back.", name(node))),
+        last_transition_time: Some(time(now)),
+        ..PodCondition::default()
+    });
+    pod
+}
+
+/// How long a pod may stay on a node.
+#[derive(Debug, PartialEq, Eq)]
+enum Stay {
+    ForGood,
+    For(Duration),
+    Over,
+}
+
+/// What the node's `NoExecute` taints mean for a pod.
+fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Stay {
+    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let mut left: Option<SignedDuration> = None;
+    let all = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    for taint in all.filter(|taint| taint.effect == NO_EXECUTE) {
+        let matching: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+        if matching.is_empty() {
+            return Stay::Over;
+        }
+        if let Some(seconds) = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min() {
+            let added = taint.time_added.as_ref().map_or(now, |time| time.0);
+            let until = added + SignedDuration::from_secs(seconds.clamp(0, i64::from(i32::MAX)));
+            let rest = until.duration_since(now);
+            left = Some(left.map_or(rest, |other| other.min(rest)));
+        }
+    }
+    match left.map(Duration::try_from) {
+        None => Stay::ForGood,
+        Some(Ok(left)) if !left.is_zero() => Stay::For(left),
+        Some(_) => Stay::Over,
+    }
+}
+
+/// Whether a toleration is for a taint; one without a key is for all, one without an effect for every effect.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
+    let is_same_value = || text(&toleration.value) == text(&taint.value);
+    let by_operator = match toleration.operator.as_deref() {
+        Some("Exists") => true,
+        None | Some("" | "Equal") => !key.is_empty() && is_same_value(),
+        Some(_) => false,
+    };
+    by_operator && (key.is_empty() || key == taint.key) && (effect.is_empty() || effect == taint.effect)
+}
+
+/// The controller of nodes.
+pub(crate) struct NodeLifecycle {
+    judge: Arc<Mutex<Judge>>,
+    clock: Clock,
+}
+
+impl NodeLifecycle {
+    pub(crate) fn new(settings: HeartbeatSettings, clock: Clock) -> Self {
+        Self { judge: Arc::new(Mutex::new(Judge::new(settings))), clock }
+    }
+}
+
+impl Controller for NodeLifecycle {
+    type Key = ObjectKey;
+    const NAME: &'static str = "node-lifecycle-controller";
+
+    fn wire(&self, wiring: &mut Wiring<ObjectKey>) {
+        let caches = wiring.caches.clone();
+        wiring.on(&caches.nodes, |change, _| vec![change.key.clone()]);
+        // A pod bound to a node that is given up already, or a status that an old agent wrote meanwhile.
+        wiring.on(&caches.pods, |change: &Change<Pod>, _| {
+            let node = change.after.as_ref().map(|pod| node_of(pod)).filter(|node| !node.is_empty());
+            node.map(|node| ObjectKey::new("", node)).into_iter().collect()
+        });
+        let (judge, clock, inbox) = (self.judge.clone(), self.clock, wiring.inbox.clone());
+        wiring.tasks.spawn(async move {
+            let interval = judge.lock().unwrap_or_else(PoisonError::into_inner).interval();
+            loop {
+                let leases = renewals(&caches);
+                let ruling = judge.lock().unwrap_or_else(PoisonError::into_inner).judge(clock.now().monotonic, &leases);
+                if let Some(grace) = ruling.grace {
+                    tracing::warn!(?grace, "the silence was ours; every node's count starts anew");
+                }
+                if ruling.deafened {
+                    tracing::warn!("no node is heard at all; nobody is judged until one is");
+                }
+                for node in &ruling.changed {
+                    let verdict = judge.lock().unwrap_or_else(PoisonError::into_inner).verdict(node);
+                    tracing::info!(node, ?verdict, "heartbeat");
+                }
+                inbox.add(ruling.changed.iter().map(|node| ObjectKey::new("", node)));
+                tokio::time::sleep(interval).await;
+            }
+        });
+    }
+
+    fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
+        let Some(node) = caches.nodes.get_key(key) else { return Plan::nothing("it is gone") };
+        let verdict = self.judge.lock().unwrap_or_else(PoisonError::into_inner).verdict(&key.name);
+        let pods = caches.pods.filter(|pod| node_of(pod) == key.name);
+        reconcile(&View { node, verdict, pods }, now.wall)
+    }
+}
+
+/// For each node what its Lease says: the renewal time and holder, as text to compare.
+fn renewals(caches: &Caches) -> BTreeMap<String, Option<String>> {
+    let said = |node: &str| {
+        let lease = caches.leases.get(LEASE_NAMESPACE, node)?;
+        let spec = lease.spec.as_ref()?;
+        let renewed = spec.renew_time.as_ref()?.0;
+        Some(format!("{renewed} {}", spec.holder_identity.as_deref().unwrap_or_default()))
+    };
+    caches.nodes.list().iter().map(|node| (name(&**node).to_owned(), said(name(&**node)))).collect()
+}

@@ -1,0 +1,29 @@
+//! What the controllers are told at start.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Settings of [`crate::run`].
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// First and last address for services of type `LoadBalancer`; without a range they stay pending.
+    pub load_balancer_range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// When a silent node is given up.
+    pub heartbeat: HeartbeatSettings,
+}
+
+/// When a silent node is given up.
+#[derive(Debug, Clone, Copy)]
+pub struct HeartbeatSettings {
+    /// Silence after which a node's pods leave the endpoints; taken back when it is heard again. Must be at least four
+    /// times the agents' renewal interval (250 ms).
+    pub suspect_after: Duration,
+    /// Silence after which a node is tainted and its pods are evicted.
+    pub dead_after: Duration,
+}
+
+impl Default for HeartbeatSettings {
+    fn default() -> Self {
+        Self { suspect_after: Duration::from_secs(1), dead_after: Duration::from_millis(2_500) }
+    }
+}
