@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::api::Settings;
 
+/// The media type of aggregated discovery.
+pub(crate) const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
 /// The version this server speaks.
 pub(crate) fn version() -> Value {
     json!({

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use mainstay_model::status::ApiError;
 
@@ -106,7 +106,13 @@ impl Api {
             path if path.starts_with("/openapi/v3/") => openapi::group(&path["/openapi/v3/".len()..])?,
             path => discovery::answer(path, headers, &self.settings)?,
         };
-        Ok(reply::json(StatusCode::OK, &value))
+        let mut response = reply::json(StatusCode::OK, &value);
+        // Clients tell aggregated discovery from the plain one by the media type of the answer.
+        if value["kind"] == "APIGroupDiscoveryList" {
+            let media_type = HeaderValue::from_static(discovery::AGGREGATED);
+            response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        }
+        Ok(response)
     }
 
     /// Health is the store's health: a server that cannot read its state is not ready.

@@ -124,6 +124,15 @@ pub fn detach(uid: &str) -> Result<(), PodError> {
     node.transact(&requests).map_err(step("delete the pod's link"))
 }
 
+/// Takes the link of pod `uid` down, so that it reaches nobody and nobody reaches it; [`attach`] brings it up again, with
+/// the routes that a link loses on its way down. Without a link nothing is done.
+pub fn cut(uid: &str) -> Result<(), PodError> {
+    let mut node = Netlink::open_route().map_err(step("open netlink in the node"))?;
+    let link = route::link(&mut node, &plan::pod_link_name(uid)).map_err(step("look up the node's end"))?;
+    let requests: Vec<_> = link.iter().map(|link| route::set_link(link.index, false)).collect();
+    node.transact(&requests).map_err(step("take the pod's link down"))
+}
+
 fn open_namespace(pid: u32) -> Result<File, PodError> {
     let failed = |source| PodError::OpenNamespace { pid, source };
     let file = File::open(format!("/proc/{pid}/ns/net")).map_err(failed)?;

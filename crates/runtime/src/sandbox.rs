@@ -282,9 +282,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, news: mp
 /// The recorded statuses of a pod's containers, for when no shim lives to be asked. What was running then is lost: it
 /// counts as killed.
 pub fn recorded(dir: &Path) -> Vec<ContainerStatus> {
-    let directories = fs::read_dir(dir.join("containers")).into_iter().flatten().flatten();
-    let texts = directories.filter_map(|entry| fs::read(entry.path().join("status.json")).ok());
-    let mut statuses: Vec<ContainerStatus> = texts.filter_map(|text| serde_json::from_slice(&text).ok()).collect();
+    let mut statuses = records(dir);
     for status in &mut statuses {
         if status.state == ContainerState::Running {
             status.state = ContainerState::Exited { code: 137, signal: Some(9), oom_killed: false };
@@ -292,6 +290,17 @@ pub fn recorded(dir: &Path) -> Vec<ContainerStatus> {
         }
     }
     statuses
+}
+
+/// The first processes of the containers that run according to the records.
+pub fn recorded_processes(dir: &Path) -> Vec<i32> {
+    records(dir).into_iter().filter(|status| status.state == ContainerState::Running).map(|status| status.pid).collect()
+}
+
+fn records(dir: &Path) -> Vec<ContainerStatus> {
+    let directories = fs::read_dir(dir.join("containers")).into_iter().flatten().flatten();
+    let texts = directories.filter_map(|entry| fs::read(entry.path().join(shim::RECORD)).ok());
+    texts.filter_map(|text| serde_json::from_slice(&text).ok()).collect()
 }
 
 /// Kills what is left of a pod and takes its mounts, cgroups and containers' files away; logs and volumes stay.

@@ -1,0 +1,201 @@
+//! The command line: what people type.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::fault::{FaultKind, Target};
+use crate::instance::DEFAULT_DATA_DIR;
+
+/// Keeps services up: a Kubernetes-compatible platform in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, arg_required_else_help = true, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine: control plane, nodes, and your manifests
+    #[command(
+        after_help = "Examples:\n  mainstay up -f examples/shop            start and stay in the foreground; Ctrl-C ends it\n  mainstay up -f app.yaml --detach        return when all is Ready\n  kubectl kustomize . | mainstay up -f -  read manifests from standard input"
+    )]
+    Up(UpArgs),
+    /// End what `mainstay up` started; the data stays
+    #[command(after_help = "Example:\n  mainstay down")]
+    Down(DataDir),
+    /// What runs, what does not, and why
+    #[command(after_help = "Examples:\n  mainstay status\n  mainstay status -o json")]
+    Status(StatusArgs),
+    /// Print the path of the kubeconfig
+    #[command(after_help = "Example:\n  export KUBECONFIG=$(mainstay kubeconfig)")]
+    Kubeconfig(DataDir),
+    /// Break things on purpose: kill, pause or cut off a pod, node or zone
+    #[command(
+        after_help = "Examples:\n  mainstay fault kill node/node-2     its link goes down and every process on it dies\n  mainstay fault pause pod/shop/front-6d5f-x2x7z\n  mainstay fault isolate zone/zone-b\n  mainstay fault ls\n  mainstay fault heal node/node-2"
+    )]
+    Fault(FaultArgs),
+    /// Programs to try Mainstay with: the example shop, and a test server that misbehaves when told to
+    Demo {
+        /// Which program.
+        #[command(subcommand)]
+        program: mainstay_demo::DemoCommand,
+    },
+    /// The control plane (started by `up`)
+    #[command(hide = true)]
+    Server(DataDir),
+    /// A node's agent (started by `up`)
+    #[command(hide = true)]
+    Node(NodeArgs),
+    /// Keeps the processes of `up` running when it is detached (started by `up`)
+    #[command(hide = true)]
+    Supervise(DataDir),
+    /// The parent of one pod's containers (started by a node's agent)
+    #[command(hide = true)]
+    Shim(RawArgs),
+    /// Runs a command in a container (started by a node's agent)
+    #[command(hide = true)]
+    ShimExec(RawArgs),
+}
+
+/// Which instance.
+#[derive(Debug, Clone, Args)]
+pub struct DataDir {
+    /// Directory with the instance's state
+    #[arg(long, default_value = DEFAULT_DATA_DIR, env = "MAINSTAY_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// `mainstay up`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)]
+pub struct UpArgs {
+    /// Manifests to apply: a file, a directory, or - for standard input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Number of nodes on this machine (default 3, or as before)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub nodes: Option<u32>,
+    /// Number of zones the nodes are spread over (default 3, or as before)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub zones: Option<u32>,
+    /// Which instance
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Address and port of the Kubernetes API (default 127.0.0.1:6443, or as before)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub api: Option<SocketAddrV4>,
+    /// The /16 that nodes, pods and services share (default 10.90.0.0/16, or as before)
+    #[arg(long, value_name = "CIDR")]
+    pub network: Option<String>,
+    /// Return when all is Ready instead of staying in the foreground
+    #[arg(long)]
+    pub detach: bool,
+    /// Seconds to wait for all to be Ready
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// No progress, only errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `mainstay status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Which instance
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Output format
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `mainstay fault`.
+#[derive(Debug, Args)]
+pub struct FaultArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: FaultVerb,
+    /// Which instance
+    #[arg(long, global = true, default_value = DEFAULT_DATA_DIR, env = "MAINSTAY_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// The fault verbs.
+#[derive(Debug, Subcommand)]
+pub enum FaultVerb {
+    /// Kill every process of a pod; of a node or zone, take its link down too, until healed
+    Kill {
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        #[arg(required = true)]
+        targets: Vec<Target>,
+    },
+    /// Freeze every process, as a hang would, until healed
+    Pause {
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        #[arg(required = true)]
+        targets: Vec<Target>,
+    },
+    /// Take the network link down, until healed
+    Isolate {
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        #[arg(required = true)]
+        targets: Vec<Target>,
+    },
+    /// Undo faults; without a target, all
+    Heal {
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        targets: Vec<Target>,
+    },
+    /// The faults in force
+    Ls {
+        /// Output format
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+    },
+}
+
+impl FaultVerb {
+    /// The fault this verb makes, and on what; `None` for the verbs that make none.
+    pub fn fault(&self) -> Option<(FaultKind, &[Target])> {
+        match self {
+            Self::Kill { targets } => Some((FaultKind::Kill, targets)),
+            Self::Pause { targets } => Some((FaultKind::Pause, targets)),
+            Self::Isolate { targets } => Some((FaultKind::Isolate, targets)),
+            Self::Heal { .. } | Self::Ls { .. } => None,
+        }
+    }
+}
+
+/// `mainstay node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Which instance
+    #[command(flatten)]
+    pub data: DataDir,
+    /// The node's name
+    #[arg(long)]
+    pub name: String,
+}
+
+/// Arguments that another part of the program reads.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct RawArgs {
+    /// Passed through
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}

@@ -1,0 +1,394 @@
+//! Breaking things on purpose, on this machine: kill, pause, isolate, heal.
+//!
+//! Works on cgroups and links alone, without the API, so that a fault can be made and undone when the control plane is the
+//! thing that is broken. A node's fault is noted in `run/faults/NODE`, so that the supervisor lets the dead lie.
+//!
+//! | verb    | pod                      | node, zone                                   |
+//! |---------|--------------------------|----------------------------------------------|
+//! | kill    | SIGKILL to its containers| link down, SIGKILL to every process          |
+//! | pause   | freeze its processes     | freeze every process, the agent's too        |
+//! | isolate | its link down            | link down                                    |
+//! | heal    | link up, thaw            | link up, thaw, the supervisor restarts the agent |
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use mainstay_net::fabric::{FORWARDING_FILE, Fabric, FabricError};
+use mainstay_net::netns::NetnsError;
+use mainstay_net::plan;
+use mainstay_runtime::cgroup::{CgroupError, Cgroups, NodeCgroup};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::{FaultArgs, FaultVerb, Output};
+use crate::instance::{Instance, InstanceError, node_number, write_private};
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultKind {
+    /// Processes die.
+    Kill,
+    /// Processes stand still.
+    Pause,
+    /// The link is down.
+    Isolate,
+}
+
+impl FaultKind {
+    fn done(self) -> &'static str {
+        match self {
+            Self::Kill => "killed",
+            Self::Pause => "paused",
+            Self::Isolate => "isolated",
+        }
+    }
+}
+
+/// To what it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A pod.
+    Pod {
+        /// Its namespace.
+        namespace: Option<String>,
+        /// Its name.
+        name: String,
+    },
+    /// A node.
+    Node(String),
+    /// All nodes of a zone.
+    Zone(String),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            ["pod", name] if !name.is_empty() => Ok(Self::Pod { namespace: None, name: (*name).to_owned() }),
+            ["pod", namespace, name] if !name.is_empty() => {
+                Ok(Self::Pod { namespace: Some((*namespace).to_owned()), name: (*name).to_owned() })
+            }
+            ["node", name] if !name.is_empty() => Ok(Self::Node((*name).to_owned())),
+            ["zone", name] if !name.is_empty() => Ok(Self::Zone((*name).to_owned())),
+            _ => Err(format!("{text:?} is not pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME")),
+        }
+    }
+}
+
+/// Why a fault could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    /// The instance is not usable.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// No such pod, node or zone.
+    #[error("there is no {what} {name:?} here; {hint}")]
+    NoSuch {
+        /// pod, node or zone.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// Where to look.
+        hint: String,
+    },
+    /// Several pods have the name.
+    #[error("several namespaces have a pod {name:?} ({namespaces}); say which: pod/NAMESPACE/{name}")]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Where.
+        namespaces: String,
+    },
+    /// The link could not be switched.
+    #[error(transparent)]
+    Link(#[from] FabricError),
+    /// The node's namespace could not be entered.
+    #[error(transparent)]
+    Namespace(#[from] NetnsError),
+    /// The processes could not be reached.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A pod's link could not be switched.
+    #[error("the pod's link could not be switched: {0}")]
+    PodLink(#[from] mainstay_net::pod::PodError),
+    /// The note of the fault could not be written or read.
+    #[error("cannot use {path}: {source}")]
+    Note {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A fault in force, as noted in `run/faults`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    target: String,
+    fault: FaultKind,
+    since: jiff::Timestamp,
+}
+
+/// A pod found on disk.
+struct Found {
+    node: String,
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// Runs `mainstay fault`.
+///
+/// # Errors
+/// See [`FaultError`].
+pub fn run(args: &FaultArgs) -> Result<(), FaultError> {
+    let instance = Instance::load(&args.data_dir)?;
+    let faults = Faults::new(instance)?;
+    if let Some((kind, targets)) = args.verb.fault() {
+        for target in targets {
+            faults.make(kind, target)?;
+        }
+        return Ok(());
+    }
+    match &args.verb {
+        FaultVerb::Ls { output } => faults.list(*output),
+        FaultVerb::Heal { targets } if targets.is_empty() => faults.heal_all(),
+        FaultVerb::Heal { targets } => targets.iter().try_for_each(|target| faults.heal(target)),
+        _ => Ok(()),
+    }
+}
+
+struct Faults {
+    instance: Instance,
+    fabric: Fabric,
+    cgroups: Cgroups,
+}
+
+impl Faults {
+    fn new(instance: Instance) -> Result<Self, FaultError> {
+        let network = instance.plan().map_err(InstanceError::from)?;
+        let fabric = Fabric::new(network, instance.id(), FORWARDING_FILE);
+        Ok(Self { instance, fabric, cgroups: Cgroups::detect()? })
+    }
+
+    fn make(&self, kind: FaultKind, target: &Target) -> Result<(), FaultError> {
+        if let Target::Pod { namespace, name } = target {
+            let pod = self.find_pod(namespace.as_deref(), name)?;
+            let cgroup = self.node_cgroup(&pod.node).pod(&pod.uid);
+            match kind {
+                FaultKind::Kill => cgroup.kill_containers()?,
+                FaultKind::Pause => cgroup.freeze(true)?,
+                FaultKind::Isolate => self.set_pod_link(&pod, false)?,
+            }
+            let shown = format!("pod/{}/{}", pod.namespace, pod.name);
+            // A killed pod is restarted at once; there is nothing to heal.
+            if kind != FaultKind::Kill {
+                self.note(&pod_note(&pod), &shown, kind)?;
+            }
+            println!("{shown} {}", kind.done());
+            return Ok(());
+        }
+        for node in self.nodes(target)? {
+            let number = node_number(&node).unwrap_or_default();
+            // Noted first: the supervisor must not restart what is about to die.
+            self.note(&node, &format!("node/{node}"), kind)?;
+            if kind != FaultKind::Pause {
+                self.fabric.set_link(number, false)?;
+            }
+            match kind {
+                FaultKind::Kill => self.node_cgroup(&node).kill()?,
+                FaultKind::Pause => self.node_cgroup(&node).freeze(true)?,
+                FaultKind::Isolate => {}
+            }
+            println!("node/{node} {}", kind.done());
+        }
+        Ok(())
+    }
+
+    fn heal(&self, target: &Target) -> Result<(), FaultError> {
+        if let Target::Pod { namespace, name } = target {
+            let pod = self.find_pod(namespace.as_deref(), name)?;
+            self.heal_pod(&pod)?;
+            println!("pod/{}/{} healed", pod.namespace, pod.name);
+            return Ok(());
+        }
+        for node in self.nodes(target)? {
+            self.heal_node(&node)?;
+            println!("node/{node} healed");
+        }
+        Ok(())
+    }
+
+    fn heal_all(&self) -> Result<(), FaultError> {
+        let pods = self.pods();
+        for note in self.notes() {
+            match note.target.split('/').collect::<Vec<_>>().as_slice() {
+                ["node", node] => self.heal_node(node)?,
+                ["pod", namespace, name] => match pods.iter().find(|p| p.namespace == *namespace && p.name == *name) {
+                    Some(pod) => self.heal_pod(pod)?,
+                    None => self.forget(&format!("{namespace}.{name}"))?,
+                },
+                _ => {}
+            }
+            println!("{} healed", note.target);
+        }
+        Ok(())
+    }
+
+    fn heal_pod(&self, pod: &Found) -> Result<(), FaultError> {
+        self.node_cgroup(&pod.node).pod(&pod.uid).freeze(false)?;
+        self.set_pod_link(pod, true)?;
+        self.forget(&pod_note(pod))
+    }
+
+    fn heal_node(&self, node: &str) -> Result<(), FaultError> {
+        self.fabric.set_link(node_number(node).unwrap_or_default(), true)?;
+        self.node_cgroup(node).freeze(false)?;
+        self.forget(node)
+    }
+
+    fn list(&self, output: Output) -> Result<(), FaultError> {
+        let notes = self.notes();
+        if output == Output::Json {
+            println!("{}", serde_json::to_string_pretty(&notes).unwrap_or_default());
+            return Ok(());
+        }
+        if notes.is_empty() {
+            println!("no faults in force");
+        }
+        for note in notes {
+            let age = mainstay_model::meta::age(note.since, jiff::Timestamp::now());
+            println!("{:<40} {:<10} {age} ago", note.target, note.fault.done());
+        }
+        Ok(())
+    }
+
+    fn nodes(&self, target: &Target) -> Result<Vec<String>, FaultError> {
+        let all: Vec<(u32, String)> = self.instance.node_names().collect();
+        let chosen: Vec<String> = match target {
+            Target::Node(name) => all.iter().filter(|(_, node)| node == name).map(|(_, n)| n.clone()).collect(),
+            Target::Zone(zone) => all
+                .iter()
+                .filter(|(number, _)| self.instance.zone_of(*number) == *zone)
+                .map(|(_, n)| n.clone())
+                .collect(),
+            Target::Pod { .. } => Vec::new(),
+        };
+        if !chosen.is_empty() {
+            return Ok(chosen);
+        }
+        let hint = all.iter().map(|(number, node)| format!("{node} in {}", self.instance.zone_of(*number)));
+        let hint = format!("there are {}", hint.collect::<Vec<_>>().join(", "));
+        let (what, name) = match target {
+            Target::Zone(name) => ("zone", name),
+            Target::Node(name) | Target::Pod { name, .. } => ("node", name),
+        };
+        Err(FaultError::NoSuch { what, name: name.clone(), hint })
+    }
+
+    /// All pods of all nodes, from what the agents keep on disk.
+    fn pods(&self) -> Vec<Found> {
+        let mut found = Vec::new();
+        for (_, node) in self.instance.node_names() {
+            let pods = fs::read_dir(self.instance.node_dir(&node).join("pods"));
+            for directory in pods.into_iter().flatten().flatten() {
+                let Ok(text) = fs::read(directory.path().join("pod.json")) else { continue };
+                let Ok(pod) = serde_json::from_slice::<Value>(&text) else { continue };
+                // Either the whole object or just its name, namespace and uid.
+                let place = if pod["metadata"].is_object() { &pod["metadata"] } else { &pod };
+                let text = |field: &str| place[field].as_str().unwrap_or_default().to_owned();
+                let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
+                found.push(Found { node: node.clone(), namespace, name, uid });
+            }
+        }
+        found
+    }
+
+    fn find_pod(&self, namespace: Option<&str>, name: &str) -> Result<Found, FaultError> {
+        let mut matching: Vec<Found> = self.pods();
+        matching.retain(|pod| pod.name == name && namespace.is_none_or(|namespace| pod.namespace == namespace));
+        let namespaces: Vec<String> = matching.iter().map(|pod| pod.namespace.clone()).collect();
+        match matching.pop() {
+            Some(_) if namespaces.iter().any(|n| *n != namespaces[0]) => {
+                Err(FaultError::Ambiguous { name: name.to_owned(), namespaces: namespaces.join(", ") })
+            }
+            Some(pod) => Ok(pod),
+            None => {
+                let hint = "`kubectl get pods -A -o wide` shows the pods that run".to_owned();
+                Err(FaultError::NoSuch { what: "pod", name: name.to_owned(), hint })
+            }
+        }
+    }
+
+    fn node_cgroup(&self, node: &str) -> NodeCgroup {
+        self.cgroups.node(&self.instance.id(), node)
+    }
+
+    fn set_pod_link(&self, pod: &Found, up: bool) -> Result<(), FaultError> {
+        let namespace = plan::netns_name(&self.instance.id(), node_number(&pod.node).unwrap_or_default());
+        let directory = self.instance.node_dir(&pod.node).join("pods").join(&pod.uid);
+        let place = if up { pod_place(&directory) } else { None };
+        mainstay_net::netns::within_named(&namespace, || match place {
+            Some((pid, address)) => mainstay_net::pod::attach(pid, &pod.uid, address),
+            // Its processes are gone: there is no link to bring up.
+            None if up => Ok(()),
+            None => mainstay_net::pod::cut(&pod.uid),
+        })??;
+        Ok(())
+    }
+
+    fn note(&self, file: &str, target: &str, fault: FaultKind) -> Result<(), FaultError> {
+        let note = Note { target: target.to_owned(), fault, since: jiff::Timestamp::now() };
+        let text = serde_json::to_vec(&note).unwrap_or_default();
+        Ok(write_private(&self.instance.fault_file(file), &text)?)
+    }
+
+    fn forget(&self, file: &str) -> Result<(), FaultError> {
+        let path = self.instance.fault_file(file);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FaultError::Note { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let files = fs::read_dir(self.instance.data_dir.join("run/faults")).into_iter().flatten().flatten();
+        let texts = files.filter_map(|file| fs::read(file.path()).ok());
+        let mut notes: Vec<Note> = texts.filter_map(|text| serde_json::from_slice(&text).ok()).collect();
+        notes.sort_by(|a, b| a.target.cmp(&b.target));
+        notes
+    }
+}
+
+/// A process in the pod's network namespace and the pod's address, from what shim and agent keep on disk.
+fn pod_place(directory: &Path) -> Option<(u32, Ipv4Addr)> {
+    let record: Value = serde_json::from_slice(&fs::read(directory.join("record.json")).ok()?).ok()?;
+    let address = record["ip"].as_str()?.parse().ok()?;
+    let running = mainstay_runtime::sandbox::recorded_processes(directory);
+    Some((u32::try_from(*running.first()?).ok()?, address))
+}
+
+/// The name of a pod's note: no node has a dot in its name.
+fn pod_note(pod: &Found) -> String {
+    format!("{}.{}", pod.namespace, pod.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_refused() {
+        assert_eq!("node/node-1".parse(), Ok(Target::Node("node-1".to_owned())));
+        let pod = Target::Pod { namespace: Some("shop".to_owned()), name: "a".to_owned() };
+        assert_eq!("pod/shop/a".parse(), Ok(pod));
+        assert!("deployment/a".parse::<Target>().is_err());
+        assert!("pod/".parse::<Target>().is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! The `mainstay` binary: parse, dispatch, report.
+//!
+//! Roles that need a single thread (the shim, commands in containers, entering a network namespace) are dispatched before
+//! any runtime exists.
+
+#![allow(unreachable_pub)] // a binary has no outside: `pub` here only means "of this module"
+
+mod cli;
+mod client;
+mod down;
+mod fault;
+mod instance;
+mod pki;
+mod progress;
+mod server;
+mod status;
+mod up;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+use instance::Instance;
+use tokio::runtime::{Builder, Runtime};
+
+/// Worker threads of the control plane: more would only cost memory.
+const SERVER_THREADS: usize = 2;
+
+type AnyError = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    // The shim and its commands first, before anything is allocated that they do not need.
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("shim") => return report(mainstay_runtime::shim::run(&args[2..]).map_err(Into::into).map(|()| true)),
+        Some("shim-exec") => return exit_code(mainstay_runtime::exec::run(&args[2..])),
+        _ => {}
+    }
+    report(dispatch(Cli::parse().command))
+}
+
+/// Runs a command; answers whether all is well.
+fn dispatch(command: Command) -> Result<bool, AnyError> {
+    match command {
+        Command::Up(args) => small_runtime()?.block_on(up::run(&args))?,
+        Command::Down(args) => down::run(&args)?,
+        Command::Status(args) => return Ok(small_runtime()?.block_on(status::run(&args))?),
+        Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
+        Command::Fault(args) => fault::run(&args)?,
+        Command::Demo { program } => mainstay_demo::run(program)?,
+        Command::Server(args) => {
+            log_to_stderr();
+            let instance = Instance::load(&args.data_dir)?;
+            let runtime = Builder::new_multi_thread().worker_threads(SERVER_THREADS).enable_all().build()?;
+            let result = prepare(&runtime).block_on(server::run(instance));
+            // What is still running is only waiting; nothing acknowledged is lost by not waiting for it.
+            runtime.shutdown_background();
+            result?;
+        }
+        Command::Node(args) => {
+            log_to_stderr();
+            let instance = Instance::load(&args.data.data_dir)?;
+            drop(instance);
+        }
+        Command::Supervise(args) => {
+            log_to_stderr();
+            let instance = Instance::load(&args.data_dir)?;
+            small_runtime()?.block_on(up::supervise(instance))?;
+        }
+        // Dispatched in `main`; here only so that `--help` knows them.
+        Command::Shim(_) | Command::ShimExec(_) => {}
+    }
+    Ok(true)
+}
+
+/// A runtime of one thread, with the TLS provider installed.
+fn small_runtime() -> std::io::Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    prepare(&runtime);
+    Ok(runtime)
+}
+
+fn prepare(runtime: &Runtime) -> &Runtime {
+    // Already installed is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    runtime
+}
+
+/// Logs of the long-running roles; `MAINSTAY_LOG` sets what is logged, for example `debug` or `mainstay_node=trace`.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSTAY_LOG");
+    let filter =
+        filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=warn,libcontainer=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+fn report(result: Result<bool, AnyError>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mainstay: {error}");
+            let mut source = error.source();
+            while let Some(inner) = source {
+                // Transparent errors show the same text twice.
+                if !error.to_string().contains(&inner.to_string()) {
+                    eprintln!("  because: {inner}");
+                }
+                source = inner.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(255))
+}

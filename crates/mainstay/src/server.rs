@@ -1,0 +1,119 @@
+//! `mainstay server`: the control plane in one process.
+//!
+//! Flow: open the store → the API over it → controllers, scheduler and the host's service rules through in-process clients →
+//! serve HTTPS to everybody else, until SIGTERM.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use mainstay_apiserver::{Api, ServeError, Settings, TlsFiles, User, bootstrap};
+use mainstay_model::status::ApiError;
+use mainstay_store::EmbeddedStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::instance::{Instance, InstanceError};
+use crate::pki::{Pair, authority_file};
+
+/// Addresses at the beginning of the service range that are for fixed services, such as DNS.
+const RESERVED_SERVICES: u32 = 16;
+
+/// Why the control plane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The instance.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] mainstay_store::Error),
+    /// An address could not be listened on.
+    #[error("cannot listen on {address}: {source}; choose another port with --api")]
+    Listen {
+        /// Which.
+        address: SocketAddrV4,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The first objects could not be written.
+    #[error("cannot write the system's own objects: {0}")]
+    Bootstrap(#[from] ApiError),
+    /// TLS.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The credentials for the agents.
+    #[error("cannot use the credentials in {path}: {reason}")]
+    Credentials {
+        /// Where they lie.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Signals.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs the control plane until SIGTERM.
+///
+/// # Errors
+/// See [`ServerError`].
+pub async fn run(instance: Instance) -> Result<(), ServerError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Signals)?;
+    let plan = instance.plan().map_err(InstanceError::from)?;
+    let inner = instance.inner_api().map_err(InstanceError::from)?;
+    let store = EmbeddedStore::open(&instance.data_dir.join("store"), mainstay_store::Settings::default())?;
+    let settings = Settings {
+        service_range: plan.service_range().address,
+        service_prefix: plan.service_range().prefix,
+        service_reserved: RESERVED_SERVICES,
+        advertise: inner,
+        agents: Some(Arc::new(agent_credentials(&instance)?)),
+    };
+    let api = Api::new(Arc::new(store), settings);
+    bootstrap(&api).await?;
+    let mut listeners = vec![listen(inner).await?];
+    if instance.api != inner {
+        listeners.push(listen(instance.api).await?);
+    }
+    let pki = instance.pki();
+    let own = Pair::of(&pki, "server");
+    let tls = TlsFiles { certificate: own.certificate, key: own.key, client_authority: authority_file(&pki) };
+    let range = plan.load_balancer_range();
+    let (first, size) = (u32::from(range.address), 1u32 << (32 - range.prefix));
+    let controllers = mainstay_controllers::Settings {
+        load_balancer_range: Some(((first + 1).into(), (first + size - 2).into())),
+        ..mainstay_controllers::Settings::default()
+    };
+    let client = |name: &str| api.client(User::internal(name));
+    tokio::select! {
+        served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
+        () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddrV4) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+}
+
+/// How this server shows itself to the agents, and whom it believes.
+fn agent_credentials(instance: &Instance) -> Result<rustls::ClientConfig, ServerError> {
+    let pki = instance.pki();
+    let failed = |reason: &dyn std::fmt::Display| ServerError::Credentials {
+        path: pki.display().to_string(),
+        reason: reason.to_string(),
+    };
+    let pair = Pair::of(&pki, "agents-client");
+    let authority = CertificateDer::from_pem_file(authority_file(&pki)).map_err(|error| failed(&error))?;
+    let certificate = CertificateDer::from_pem_file(pair.certificate).map_err(|error| failed(&error))?;
+    let key = PrivateKeyDer::from_pem_file(pair.key).map_err(|error| failed(&error))?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority).map_err(|error| failed(&error))?;
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+    config.with_client_auth_cert(vec![certificate], key).map_err(|error| failed(&error))
+}

@@ -1,0 +1,239 @@
+//! Reading manifests and applying them.
+//!
+//! What `kubectl apply` does, in small: an object that is not there is created; one that is there gets a patch with the
+//! manifest, and with a null for every field that the last applied manifest had and this one has not. The manifest is kept
+//! in the same annotation, so that `kubectl apply` goes on from here.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use http::{Method, Request, header};
+use kube::Client;
+use mainstay_model::meta;
+use mainstay_model::resource::{self, Resource};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The annotation in which `kubectl apply` keeps what was applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Namespaces first, then what others refer to, then what runs.
+const ORDER: &[&str] = &["Namespace", "ServiceAccount", "ConfigMap", "Secret", "Service", "PodDisruptionBudget"];
+
+/// Why manifests could not be read or applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// A file or directory could not be read.
+    #[error("cannot read {path}: {source}; -f takes a file, a directory, or - for standard input")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A directory without manifests.
+    #[error("there are no manifests (*.yaml, *.yml, *.json) in {0}")]
+    Empty(PathBuf),
+    /// Not YAML.
+    #[error("{path}: {reason}")]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        reason: String,
+    },
+    /// Not a Kubernetes object, or of a kind that is not served.
+    #[error("{path}: {what}")]
+    Object {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// The API refused it.
+    #[error("{path}: {object}: {source}")]
+    Apply {
+        /// The file.
+        path: PathBuf,
+        /// Kind and name.
+        object: String,
+        /// What the API said.
+        source: Box<kube::Error>,
+    },
+}
+
+/// An object to apply.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// Where it stands.
+    pub path: PathBuf,
+    /// What it is.
+    pub resource: &'static Resource,
+    /// Its namespace; `default` unless it says another.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    object: Value,
+}
+
+/// Reads all manifests of the given paths, in the order in which they should be applied.
+///
+/// # Errors
+/// The first thing that cannot be read.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
+    let mut manifests = Vec::new();
+    for path in paths {
+        for file in files(path)? {
+            let text = if file.as_os_str() == "-" {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).map(|_| text)
+            } else {
+                fs::read_to_string(&file)
+            };
+            let text = text.map_err(|source| ManifestError::Read { path: file.clone(), source })?;
+            parse(&file, &text, &mut manifests)?;
+        }
+    }
+    let place =
+        |manifest: &Manifest| ORDER.iter().position(|kind| *kind == manifest.resource.kind).unwrap_or(ORDER.len());
+    manifests.sort_by_key(place);
+    Ok(manifests)
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
+    if path.as_os_str() == "-" || !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let failed = |source| ManifestError::Read { path: path.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if file.extension().is_some_and(|ext| ["yaml", "yml", "json"].iter().any(|known| ext == *known)) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() { Err(ManifestError::Empty(path.to_owned())) } else { Ok(files) }
+}
+
+fn parse(path: &Path, text: &str, manifests: &mut Vec<Manifest>) -> Result<(), ManifestError> {
+    let broken = |reason: String| ManifestError::Yaml { path: path.to_owned(), reason };
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| broken(error.to_string()))?;
+    for document in documents {
+        match &document {
+            Value::Null => {}
+            Value::Object(_) if document["kind"] == "List" => {
+                for item in document["items"].as_array().into_iter().flatten() {
+                    manifests.push(manifest(path, item.clone())?);
+                }
+            }
+            _ => manifests.push(manifest(path, document)?),
+        }
+    }
+    Ok(())
+}
+
+fn manifest(path: &Path, object: Value) -> Result<Manifest, ManifestError> {
+    let wrong = |what: String| ManifestError::Object { path: path.to_owned(), what };
+    let (api_version, kind) = (meta::api_version(&object).to_owned(), meta::kind(&object).to_owned());
+    if api_version.is_empty() || kind.is_empty() {
+        return Err(wrong(
+            "an object without apiVersion or kind; every document must be a Kubernetes object".to_owned(),
+        ));
+    }
+    let resource = resource::find_kind(&api_version, &kind)
+        .ok_or_else(|| wrong(format!("{kind} ({api_version}) is not served by this version of Mainstay")))?;
+    let name = meta::name(&object).to_owned();
+    if name.is_empty() {
+        return Err(wrong(format!("a {kind} without metadata.name")));
+    }
+    let namespace = resource.namespaced.then(|| meta::namespace(&object).unwrap_or("default").to_owned());
+    Ok(Manifest { path: path.to_owned(), resource, namespace, name, object })
+}
+
+impl Manifest {
+    /// Kind and name, as `kubectl` says them.
+    pub fn shown(&self) -> String {
+        format!("{}/{}", self.resource.singular, self.name)
+    }
+
+    /// Creates or patches the object.
+    ///
+    /// # Errors
+    /// What the API said.
+    pub async fn apply(&self, client: &Client) -> Result<(), ManifestError> {
+        let failed =
+            |source| ManifestError::Apply { path: self.path.clone(), object: self.shown(), source: Box::new(source) };
+        let mut object = self.object.clone();
+        let applied = self.object.to_string();
+        meta::set_annotation(&mut object, LAST_APPLIED, &applied);
+        let namespace = self.namespace.as_deref();
+        let collection =
+            format!("{}?fieldValidation=Strict&fieldManager=mainstay-up", self.resource.path(namespace, None));
+        match send(client, Method::POST, &collection, "application/json", &object).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            other => return other.map(drop).map_err(failed),
+        }
+        let path = self.resource.path(namespace, Some(&self.name));
+        let live = send(client, Method::GET, &path, "application/json", &Value::Null).await.map_err(failed)?;
+        let last = meta::annotation(&live, LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
+        let mut patch = object;
+        drop_removed(&mut patch, &last.unwrap_or(Value::Null));
+        let path = format!("{path}?fieldManager=mainstay-up");
+        send(client, Method::PATCH, &path, "application/strategic-merge-patch+json", &patch)
+            .await
+            .map(drop)
+            .map_err(failed)
+    }
+}
+
+/// A null in `patch` for every field that `last` had and `patch` has not.
+fn drop_removed(patch: &mut Value, last: &Value) {
+    let (Value::Object(patch), Value::Object(last)) = (patch, last) else { return };
+    for (key, before) in last {
+        match patch.get_mut(key) {
+            Some(now) => drop_removed(now, before),
+            None => drop(patch.insert(key.clone(), Value::Null)),
+        }
+    }
+}
+
+async fn send(client: &Client, method: Method, path: &str, kind: &str, body: &Value) -> kube::Result<Value> {
+    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, kind).body(bytes);
+    let text = client.request_text(request.map_err(kube::Error::HttpError)?).await?;
+    Ok(Value::deserialize(&mut serde_json::Deserializer::from_str(&text)).unwrap_or(json!(null)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn documents_are_read_and_ordered() {
+        let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a, namespace: n}\n---\n# nothing\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n";
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.yaml"), text).unwrap();
+        let manifests = read(&[directory.path().to_owned()]).unwrap();
+        let shown: Vec<String> = manifests.iter().map(Manifest::shown).collect();
+        assert_eq!(shown, ["namespace/n", "deployment/a"]);
+        assert_eq!(manifests[1].namespace.as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_the_file_named() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(read(&[directory.path().to_owned()]), Err(ManifestError::Empty(_))));
+        fs::write(directory.path().join("a.yaml"), "kind: Unicorn\napiVersion: v1\nmetadata: {name: u}").unwrap();
+        let error = read(&[directory.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("a.yaml") && error.contains("Unicorn"), "{error}");
+    }
+
+    #[test]
+    fn removed_fields_become_null() {
+        let mut patch = json!({"spec": {"a": 1}});
+        drop_removed(&mut patch, &json!({"spec": {"a": 2, "b": 3}, "data": {}}));
+        assert_eq!(patch, json!({"spec": {"a": 1, "b": null}, "data": null}));
+    }
+}
