@@ -1,3 +1,36 @@
-//! (being written)
+//! The node agent: runs the pods that are bound to its node, and reports how they are.
+//!
+//! Role: one process per node, on a `current_thread` runtime, inside the node's network namespace. It meets the rest of
+//! the cluster only through the Kubernetes API.
+//!
+//! Flow: [`agent::run`] enters the node's cgroup, takes over what a former agent left running, registers the Node and
+//! renews its Lease ([`registration`]). Every pod bound to the node gets a task ([`pod::worker`]) around a pure state
+//! machine ([`pod::machine`]). Beside them run the kernel's service rules ([`services`]), events ([`events`]) and the
+//! HTTPS server for logs and exec ([`server`]).
+//!
+//! Guarantees:
+//! - *Crash-only.* Containers outlive the agent; the next agent adopts them with the same ids. What has to be remembered
+//!   is in each pod's directory ([`pod::dir`]).
+//! - *API unreachable.* Everything that runs goes on, restarts included; statuses are written when the API is back.
+//! - *Bounded.* Queues, connections, answers and logs read have limits.
+//!
+//! Deliberately absent: node-pressure eviction, images from registries, volume plug-ins, live updates of mounted
+//! ConfigMaps, port-forward and attach.
 
+pub mod addresses;
+pub mod agent;
+pub mod config;
+pub mod context;
+pub mod env;
+pub mod events;
 pub mod pod;
+pub mod registration;
+pub mod report;
+pub mod server;
+pub mod services;
+mod tls;
+pub mod volumes;
+
+pub use agent::run;
+pub use config::{AGENT_PORT, LEASE_RENEWAL, NodeConfig, NodeError, ServerTls};
+pub use services::{Role, ServiceNetwork, serve_services};

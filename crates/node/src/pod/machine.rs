@@ -102,6 +102,11 @@ impl Machine {
         own.chain(self.containers.iter().filter_map(|container| container.next_wake(now, ending))).min()
     }
 
+    /// Whether the sandbox is being taken down as asked.
+    pub fn is_stopping(&self) -> bool {
+        self.sandbox == Sandbox::Stopping
+    }
+
     /// The pod as last taken in.
     pub fn pod(&self) -> &Arc<core::Pod> {
         &self.pod

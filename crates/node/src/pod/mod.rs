@@ -4,13 +4,19 @@ pub mod advance;
 pub mod backoff;
 pub mod clock;
 pub mod container;
+pub mod dir;
+mod doing;
 pub mod ending;
+pub mod files;
 pub mod io;
 pub mod machine;
 pub mod probe;
+pub mod prober;
 pub mod qos;
 pub mod record;
+pub mod start;
 pub mod status;
+pub mod worker;
 
 #[cfg(test)]
 mod life_tests;

@@ -1,0 +1,80 @@
+//! What an agent has to be told, and why it may refuse to run.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mainstay_net::plan::{Cidr, Network};
+
+/// Everything a node agent has to be told.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// The node's name.
+    pub name: String,
+    /// `topology.kubernetes.io/zone`.
+    pub zone: String,
+    /// `topology.kubernetes.io/region`.
+    pub region: Option<String>,
+    /// Further labels of the node.
+    pub labels: BTreeMap<String, String>,
+    /// The node's address; the agent's server listens on it.
+    pub address: Ipv4Addr,
+    /// The node's pods.
+    pub pod_cidr: Cidr,
+    /// The cluster's address plan.
+    pub network: Network,
+    /// The cluster's id on this machine (`plan::instance_id`).
+    pub instance: String,
+    /// The node's own directory, absolute.
+    pub data_dir: PathBuf,
+    /// The mainstay program: shims are started from it.
+    pub exe: PathBuf,
+    /// Directories of this machine that no container may see.
+    pub hidden: Vec<PathBuf>,
+    /// Speaks to the API server with the node's identity.
+    pub client: kube::Client,
+    /// Certificate and keys of the agent's own server.
+    pub tls: ServerTls,
+    /// `status.capacity` entries that differ from what the machine has: name and quantity.
+    pub capacity: BTreeMap<String, String>,
+    /// How often the node's Lease is renewed.
+    pub lease_renewal: Duration,
+}
+
+/// Certificate, key and client authority of the agent's server: PEM files.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The server's certificate chain.
+    pub certificate: PathBuf,
+    /// The server's private key (PKCS #8).
+    pub key: PathBuf,
+    /// The authority whose clients are let in.
+    pub client_ca: PathBuf,
+}
+
+/// The port of the agent's server.
+pub const AGENT_PORT: u16 = 10250;
+/// How often a lease is renewed unless something else is said.
+pub const LEASE_RENEWAL: Duration = Duration::from_millis(250);
+
+/// Why an agent stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Its cgroup could not be entered.
+    #[error("cannot enter the node's cgroup")]
+    Cgroup(#[source] mainstay_runtime::cgroup::CgroupError),
+    /// Its directory could not be used.
+    #[error("cannot use the node's directory {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Its server could not be set up.
+    #[error("cannot serve logs and exec on port {AGENT_PORT}")]
+    Server(#[source] crate::server::ServerError),
+}

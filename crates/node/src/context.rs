@@ -1,0 +1,87 @@
+//! What all parts of one agent share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Pod;
+use mainstay_informer::Cache;
+
+use crate::addresses::Addresses;
+use crate::config::NodeConfig;
+use crate::env::PodFacts;
+use crate::events::Events;
+use crate::pod::clock::Clock;
+use crate::registration::Machine;
+use crate::services::ServiceNetwork;
+
+/// What all parts of one agent share.
+pub struct Context {
+    /// How the agent was configured.
+    pub config: NodeConfig,
+    /// What the machine has.
+    pub machine: Machine,
+    /// The time of pod life.
+    pub clock: Clock,
+    /// The pods bound to this node.
+    pub pods: Cache<Pod>,
+    /// Services and their endpoints.
+    pub network: ServiceNetwork,
+    /// Where events are told.
+    pub events: Events,
+    /// The pods' addresses.
+    pub addresses: Mutex<Addresses>,
+    /// The pods as the agent's server sees them, by uid.
+    pub views: Mutex<HashMap<String, PodView>>,
+}
+
+/// A pod as the agent's server sees it.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its containers by name.
+    pub containers: HashMap<String, ContainerView>,
+}
+
+/// A container as the agent's server sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerView {
+    /// How often it was restarted.
+    pub attempt: u32,
+    /// Its id, while it runs.
+    pub running: Option<String>,
+    /// It ran at least once, so that there may be a log.
+    pub has_run: bool,
+}
+
+impl Context {
+    /// What a pod's fields may refer to.
+    pub fn facts(&self, pod_ip: Option<String>) -> PodFacts {
+        PodFacts {
+            node_name: self.config.name.clone(),
+            host_ip: self.config.address.to_string(),
+            pod_ip,
+            node_cpu_milli: self.machine.cpus as i64 * 1000,
+            node_memory_bytes: self.machine.memory_bytes,
+        }
+    }
+
+    /// Works with the pods' addresses.
+    pub fn with_addresses<T>(&self, work: impl FnOnce(&mut Addresses) -> T) -> T {
+        work(&mut self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Works with the views of all pods.
+    pub fn with_views<T>(&self, work: impl FnOnce(&mut HashMap<String, PodView>) -> T) -> T {
+        work(&mut self.views.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The view of a pod by name.
+    pub fn view(&self, namespace: &str, name: &str) -> Option<PodView> {
+        let is_it = |view: &&PodView| {
+            let meta = &view.pod.metadata;
+            meta.namespace.as_deref() == Some(namespace) && meta.name.as_deref() == Some(name)
+        };
+        self.with_views(|views| views.values().find(is_it).cloned())
+    }
+}

@@ -1,0 +1,320 @@
+//! Carries out what a pod's machine asks for: the thin side of pod life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use mainstay_runtime::exec::ExecConfig;
+use mainstay_runtime::protocol::SandboxConfig;
+use mainstay_runtime::sandbox::{Sandbox, SandboxError, clean_up};
+use nix::sys::signal::Signal as Number;
+
+use crate::context::Context;
+use crate::pod::dir::PodDir;
+use crate::pod::files;
+use crate::pod::io::{Action, Hook, Input, Instance, Signal, StartFailure};
+use crate::pod::machine::roles;
+use crate::pod::probe::ProbeKind;
+use crate::pod::prober::Check;
+use crate::pod::start::{Start, container_id};
+use crate::pod::worker::{News, Worker};
+use crate::report;
+
+/// The wait between attempts to take something down, or to tell the API server of it.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// One request to the API server.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Worker {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::CreateSandbox => self.create_sandbox(),
+            Action::Start(instance) => self.start(instance),
+            Action::Hook(instance, hook, limit) => self.hook(instance, hook, limit),
+            Action::Probe(instance, kind, limit) => self.probe(instance, kind, limit),
+            Action::Signal(instance, signal) => self.signal(&instance, &signal),
+            Action::StopSandbox => self.stop_sandbox(),
+            Action::DeletePod => self.delete(),
+            Action::Forget => self.forget(),
+            Action::Event(event) => self.context.events.tell(self.machine.pod(), event),
+        }
+    }
+
+    fn sandbox_config(&self) -> SandboxConfig {
+        let spec = self.machine.pod().spec.as_ref();
+        let security = spec.and_then(|spec| spec.security_context.as_ref());
+        let sysctls = security.and_then(|security| security.sysctls.as_ref()).into_iter().flatten();
+        let config = &self.context.config;
+        SandboxConfig {
+            dir: self.dir.root().to_owned(),
+            uid: self.dir.uid(),
+            hostname: files::hostname(self.machine.pod()),
+            host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            instance: config.instance.clone(),
+            node: config.name.clone(),
+            exe: config.exe.clone(),
+            hidden: config.hidden.clone(),
+            sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        }
+    }
+
+    fn create_sandbox(&mut self) {
+        let config = self.sandbox_config();
+        let (context, dir, pod) = (self.context.clone(), self.dir.clone(), self.machine.pod().clone());
+        self.spawn(async move {
+            match make_sandbox(&context, &dir, &pod, &config).await {
+                Ok((sandbox, ip)) => News::Sandbox(Arc::new(sandbox), ip),
+                Err(message) => {
+                    context.with_addresses(|addresses| addresses.release(&config.uid));
+                    News::Input(Input::SandboxFailed(message))
+                }
+            }
+        });
+    }
+
+    fn start(&mut self, instance: Instance) {
+        let spec =
+            roles(self.machine.pod()).map(|(spec, _)| spec).find(|spec| spec.name == instance.container).cloned();
+        let (Some(sandbox), Some(spec)) = (self.sandbox.clone(), spec) else {
+            let failure = StartFailure::Config("the pod's sandbox is gone".to_owned());
+            self.spawn(async move { News::Input(Input::StartFailed(instance, failure)) });
+            return;
+        };
+        self.ids.insert(container_id(&self.dir.uid(), &instance), instance.clone());
+        let start = Start {
+            context: self.context.clone(),
+            pod: self.machine.pod().clone(),
+            dir: self.dir.clone(),
+            pod_ip: Some(self.host()),
+            sandbox,
+            prepared: self.prepared.clone(),
+            instance: instance.clone(),
+        };
+        self.spawn(async move {
+            match start.run(&spec).await {
+                Ok(status) => News::Container(instance, status),
+                Err(failure) => News::Input(Input::StartFailed(instance, failure)),
+            }
+        });
+    }
+
+    /// The address at which the pod's programs answer.
+    fn host(&self) -> String {
+        self.machine.ip().map_or_else(|| self.context.config.address.to_string(), |ip| ip.to_string())
+    }
+
+    fn exec_config(&self, instance: &Instance) -> impl Fn(Vec<String>) -> ExecConfig {
+        let (dir, exe) = (self.dir.root().to_owned(), self.context.config.exe.clone());
+        let container_id = container_id(&self.dir.uid(), instance);
+        move |command| ExecConfig {
+            dir: dir.clone(),
+            exe: exe.clone(),
+            container_id: container_id.clone(),
+            command,
+            env: Vec::new(),
+            tty: false,
+            stdin: false,
+        }
+    }
+
+    fn container_spec(&self, instance: &Instance) -> Option<&core::Container> {
+        roles(self.machine.pod()).map(|(spec, _)| spec).find(|spec| spec.name == instance.container)
+    }
+
+    fn hook(&mut self, instance: Instance, hook: Hook, limit: Duration) {
+        let host = self.host();
+        let spec = self.container_spec(&instance);
+        let handler = spec.and_then(|spec| spec.lifecycle.as_ref()).and_then(|lifecycle| match hook {
+            Hook::PostStart => lifecycle.post_start.as_ref(),
+            Hook::PreStop => lifecycle.pre_stop.as_ref(),
+        });
+        let check =
+            spec.zip(handler).map(|(spec, handler)| Check::of_hook(handler, spec, &host, self.exec_config(&instance)));
+        self.spawn(async move {
+            let result = match check {
+                Some(check) => check.run(limit).await,
+                None => Ok(()),
+            };
+            News::Input(Input::HookDone(instance, hook, result.err()))
+        });
+    }
+
+    fn probe(&mut self, instance: Instance, kind: ProbeKind, limit: Duration) {
+        let host = self.host();
+        let spec = self.container_spec(&instance);
+        let probe = spec.and_then(|spec| match kind {
+            ProbeKind::Startup => spec.startup_probe.as_ref(),
+            ProbeKind::Liveness => spec.liveness_probe.as_ref(),
+            ProbeKind::Readiness => spec.readiness_probe.as_ref(),
+        });
+        let check =
+            spec.zip(probe).map(|(spec, probe)| Check::of_probe(probe, spec, &host, self.exec_config(&instance)));
+        self.spawn(async move {
+            let result = match check {
+                Some(check) => check.run(limit).await,
+                None => Ok(()),
+            };
+            News::Input(Input::Probed(instance, kind, result.err()))
+        });
+    }
+
+    fn signal(&mut self, instance: &Instance, signal: &Signal) {
+        let number = match signal {
+            Signal::Kill => Number::SIGKILL,
+            Signal::Stop(name) => name.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Number::SIGTERM),
+        };
+        let Some(sandbox) = self.sandbox.clone() else { return };
+        let id = container_id(&self.dir.uid(), instance);
+        self.spawn_quietly(async move {
+            if let Err(error) = sandbox.signal(&id, number as i32).await {
+                tracing::debug!(id, %error, "signal not sent");
+            }
+        });
+    }
+
+    fn stop_sandbox(&mut self) {
+        let (sandbox, config) = (self.sandbox.clone(), self.sandbox_config());
+        self.spawn(async move {
+            let mut wait = RETRY_FIRST;
+            loop {
+                let stopped = match &sandbox {
+                    Some(sandbox) => sandbox.stop().await,
+                    None => blocking_clean_up(config.clone()).await,
+                };
+                let detached = detach(&config).await;
+                match (stopped, detached) {
+                    (Ok(()), Ok(())) => return News::Input(Input::SandboxStopped),
+                    (Err(error), _) => tracing::warn!(pod = config.uid, %error, "sandbox not stopped; trying again"),
+                    (_, Err(error)) => tracing::warn!(pod = config.uid, error, "pod link not removed; trying again"),
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        });
+    }
+
+    /// Takes away what a sandbox that vanished has left.
+    pub(super) async fn clean_up_sandbox(&mut self) {
+        let config = self.sandbox_config();
+        if let Err(error) = blocking_clean_up(config.clone()).await {
+            tracing::warn!(pod = config.uid, %error, "what a lost sandbox left is not cleaned up");
+        }
+        if let Err(error) = detach(&config).await {
+            tracing::warn!(pod = config.uid, error, "the link of a lost sandbox is not removed");
+        }
+        self.context.with_addresses(|addresses| addresses.release(&config.uid));
+    }
+
+    /// Writes the final status, deletes the pod in the API and then here.
+    fn delete(&mut self) {
+        let (api, name) = self.api();
+        let (pod, dir, context) = (self.machine.pod().clone(), self.dir.clone(), self.context.clone());
+        let final_patch = report::patch(&pod, &self.status());
+        self.spawn(async move {
+            let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+            let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+            let gone = |error: &kube::Error| matches!(error, kube::Error::Api(answer) if answer.code == 404 || answer.code == 409);
+            let mut wait = RETRY_FIRST;
+            loop {
+                let attempt = async {
+                    if let Some(patch) = &final_patch {
+                        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+                    }
+                    api.delete(&name, &params).await.map(drop)
+                };
+                match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(error)) if gone(&error) => break,
+                    Ok(Err(error)) => tracing::debug!(pod = dir.uid(), %error, "pod not deleted yet"),
+                    Err(_) => {}
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+            remove(&context, dir).await
+        });
+    }
+
+    fn forget(&mut self) {
+        let (dir, context) = (self.dir.clone(), self.context.clone());
+        self.spawn(async move { remove(&context, dir).await });
+    }
+}
+
+async fn make_sandbox(
+    context: &Context,
+    dir: &PodDir,
+    pod: &core::Pod,
+    config: &SandboxConfig,
+) -> Result<(Sandbox, Option<std::net::Ipv4Addr>), String> {
+    let ip = if config.host_network {
+        None
+    } else {
+        let ip = context.with_addresses(|addresses| addresses.take(&config.uid));
+        Some(ip.ok_or("no address is left in the node's pod range")?)
+    };
+    let shown = ip.unwrap_or(context.config.address).to_string();
+    let dns = context.config.network.dns_service_address().to_string();
+    let of_node = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let write = || -> std::io::Result<()> {
+        dir.create()?;
+        dir.save_pod(pod)?;
+        std::fs::write(dir.etc("hosts"), files::hosts(pod, Some(&shown)))?;
+        std::fs::write(dir.etc("hostname"), format!("{}\n", files::hostname(pod)))?;
+        std::fs::write(dir.etc("resolv.conf"), files::resolv_conf(pod, &dns, &of_node))
+    };
+    write().map_err(|error| format!("cannot write to {}: {error}", dir.root().display()))?;
+    let sandbox = Sandbox::create(config).await.map_err(|error| error.to_string())?;
+    if let Some(ip) = ip {
+        let (pid, uid) = (sandbox.pid(), config.uid.clone());
+        let attached = tokio::task::spawn_blocking(move || mainstay_net::pod::attach(pid, &uid, ip)).await;
+        let error = match attached {
+            Ok(Ok(())) => return Ok((sandbox, Some(ip))),
+            Ok(Err(error)) => with_sources(&error),
+            Err(error) => error.to_string(),
+        };
+        let _ = sandbox.stop().await;
+        let _ = detach(config).await;
+        return Err(format!("cannot give the pod its network: {error}"));
+    }
+    Ok((sandbox, None))
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+async fn blocking_clean_up(config: SandboxConfig) -> Result<(), SandboxError> {
+    tokio::task::spawn_blocking(move || clean_up(&config)).await.unwrap_or(Err(SandboxError::Gone))
+}
+
+async fn detach(config: &SandboxConfig) -> Result<(), String> {
+    if config.host_network {
+        return Ok(());
+    }
+    let uid = config.uid.clone();
+    let detached = tokio::task::spawn_blocking(move || mainstay_net::pod::detach(&uid)).await;
+    match detached {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(with_sources(&error)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Removes a pod's directory and gives its address back.
+async fn remove(context: &Context, dir: PodDir) -> News {
+    let uid = dir.uid();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dir.remove()).await {
+        tracing::warn!(pod = uid, %error, "directory not removed");
+    }
+    context.with_addresses(|addresses| addresses.release(&uid));
+    News::Removed
+}

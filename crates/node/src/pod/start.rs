@@ -1,0 +1,301 @@
+//! From a container's specification to what the runtime is asked to start.
+//!
+//! Flow: fetch the ConfigMaps and Secrets it refers to (an unreachable API leaves those fetched before), make the volumes
+//! and files, put the environment together ([`build`] is pure), start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use kube::Api;
+use mainstay_runtime::image::ImageRef;
+use mainstay_runtime::protocol::{ContainerConfig, ContainerStatus, Mount, MountKind};
+use mainstay_runtime::sandbox::{Sandbox, SandboxError};
+use tokio::sync::Mutex;
+
+use crate::context::Context;
+use crate::env::{self, Data, PodFacts, Sources, expand};
+use crate::pod::dir::PodDir;
+use crate::pod::files;
+use crate::pod::io::{Instance, StartFailure};
+use crate::pod::qos::{self, Resources};
+use crate::volumes::{self, Bind, Volumes};
+
+/// Programs found without a path, as images set it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where a container leaves its last words unless it says otherwise.
+const TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// What a pod's starts share: the objects fetched and the volumes made.
+#[derive(Default)]
+pub struct Prepared {
+    sources: Sources,
+    volumes: Option<Volumes>,
+}
+
+/// Everything a start needs to know.
+pub struct Start {
+    /// The agent.
+    pub context: Arc<Context>,
+    /// The pod.
+    pub pod: Arc<core::Pod>,
+    /// Its directory.
+    pub dir: PodDir,
+    /// Its address.
+    pub pod_ip: Option<String>,
+    /// Its sandbox.
+    pub sandbox: Arc<Sandbox>,
+    /// What its starts share.
+    pub prepared: Arc<Mutex<Prepared>>,
+    /// What is to be started.
+    pub instance: Instance,
+}
+
+impl Start {
+    /// Starts the container.
+    ///
+    /// # Errors
+    /// Why it does not run, in the classes that statuses tell apart.
+    pub async fn run(self, spec: &core::Container) -> Result<ContainerStatus, StartFailure> {
+        let image = spec.image.as_deref().unwrap_or_default();
+        let image = ImageRef::resolve(image).map_err(|error| StartFailure::Image(error.to_string()))?;
+        let facts = self.context.facts(self.pod_ip.clone());
+        let (sources, volumes) = self.prepare(&facts).await?;
+        let services = self.context.network.services.list();
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+        let variables = env::service_variables(services.iter().map(|service| &**service), namespace, links);
+        let environment = env::resolve(&self.pod, spec, &sources, &facts, variables);
+        let environment = environment.map_err(|error| StartFailure::Config(error.to_string()))?;
+        let environment = complete(environment, &self.pod);
+        let config = {
+            let (pod, dir, instance, spec) = (self.pod.clone(), self.dir.clone(), self.instance.clone(), spec.clone());
+            let built = tokio::task::spawn_blocking(move || {
+                dir.prepare(&instance)
+                    .map_err(|error| StartFailure::Config(format!("cannot prepare the pod's directory: {error}")))?;
+                let binds = volumes::binds(&spec, &volumes, &environment)
+                    .map_err(|error| StartFailure::Config(error.to_string()))?;
+                build(&pod, &spec, &dir, &instance, image, environment, binds, &facts)
+            });
+            built.await.map_err(|error| StartFailure::Config(error.to_string()))??
+        };
+        self.sandbox.start_container(&config).await.map_err(|error| match error {
+            SandboxError::Refused(text) => StartFailure::Run(text),
+            other => StartFailure::Config(other.to_string()),
+        })
+    }
+
+    /// The objects the pod refers to and its volumes.
+    async fn prepare(&self, facts: &PodFacts) -> Result<(Sources, Volumes), StartFailure> {
+        let mut prepared = self.prepared.lock().await;
+        self.fetch(&mut prepared.sources).await?;
+        if let Some(volumes) = &prepared.volumes {
+            return Ok((prepared.sources.clone(), volumes.clone()));
+        }
+        let (pod, place, sources, facts) =
+            (self.pod.clone(), self.dir.volumes(), prepared.sources.clone(), facts.clone());
+        let version = format!("{:x}", self.context.clock.now().as_microsecond());
+        let made = tokio::task::spawn_blocking(move || volumes::prepare(&pod, &place, &sources, &facts, &version));
+        let made = made.await.map_err(|error| StartFailure::Config(error.to_string()))?;
+        let volumes = made.map_err(|error| StartFailure::Config(error.to_string()))?;
+        prepared.volumes = Some(volumes.clone());
+        Ok((prepared.sources.clone(), volumes))
+    }
+
+    async fn fetch(&self, sources: &mut Sources) -> Result<(), StartFailure> {
+        let (config_maps, secrets) = env::references(&self.pod);
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
+        let client = &self.context.config.client;
+        let failed = |error: kube::Error| StartFailure::Config(format!("cannot read from the API server: {error}"));
+        for name in config_maps {
+            match Api::<core::ConfigMap>::namespaced(client.clone(), namespace).get_opt(&name).await {
+                Ok(object) => drop(sources.config_maps.insert(name, object.map(config_map_data))),
+                Err(_) if sources.config_maps.contains_key(&name) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        for name in secrets {
+            match Api::<core::Secret>::namespaced(client.clone(), namespace).get_opt(&name).await {
+                Ok(object) => drop(sources.secrets.insert(name, object.map(secret_data))),
+                Err(_) if sources.secrets.contains_key(&name) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn config_map_data(object: core::ConfigMap) -> Data {
+    let texts = object.data.into_iter().flatten().map(|(key, text)| (key, text.into_bytes()));
+    texts.chain(object.binary_data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0))).collect()
+}
+
+fn secret_data(object: core::Secret) -> Data {
+    object.data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0)).collect()
+}
+
+/// What every container has in its environment unless it says otherwise.
+fn complete(environment: BTreeMap<String, String>, pod: &core::Pod) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(pod))]);
+    all.extend(environment);
+    all
+}
+
+/// The id of an instance: the same at every try, so that an agent that restarted knows its containers again.
+pub fn container_id(uid: &str, instance: &Instance) -> String {
+    let part = |salt: u8| {
+        let text = format!("{salt}/{uid}/{instance}");
+        format!("{:08x}", mainstay_model::meta::fnv1a_32(text.into_bytes()))
+    };
+    (0..8).map(part).collect()
+}
+
+/// What the runtime is asked to start. Pure.
+#[allow(clippy::too_many_arguments)] // One value with eight fields, used once, would say no more.
+fn build(
+    pod: &core::Pod,
+    spec: &core::Container,
+    dir: &PodDir,
+    instance: &Instance,
+    image: ImageRef,
+    environment: BTreeMap<String, String>,
+    binds: Vec<Bind>,
+    facts: &PodFacts,
+) -> Result<ContainerConfig, StartFailure> {
+    let words = spec.command.iter().flatten().chain(spec.args.iter().flatten());
+    let command: Vec<_> = words.map(|word| expand(word, &environment)).collect();
+    if command.is_empty() {
+        return Err(StartFailure::Config(
+            "no command specified: the image has none of its own, set command".to_owned(),
+        ));
+    }
+    let resources = Resources::of(spec.resources.as_ref());
+    let class = pod.spec.as_ref().map_or(qos::QosClass::BestEffort, qos::class_of);
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let security = spec.security_context.clone().unwrap_or_default();
+    let identity = Identity::of(pod, &security)?;
+    let capabilities = security.capabilities.unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    Ok(ContainerConfig {
+        id: container_id(uid, instance),
+        name: spec.name.clone(),
+        image,
+        command,
+        mounts: mounts(spec, dir, instance, binds),
+        env: environment.into_iter().collect(),
+        working_dir: spec.working_dir.clone().unwrap_or_default(),
+        cpu_request_milli: positive(resources.cpu_request_milli),
+        cpu_limit_milli: resources.cpu_limit_milli.and_then(positive),
+        memory_limit_bytes: resources.memory_limit_bytes.and_then(positive),
+        pids_limit: None,
+        user: identity.user,
+        group: identity.group,
+        supplementary_groups: identity.further,
+        read_only_root: security.read_only_root_filesystem.unwrap_or(false),
+        privileged: security.privileged.unwrap_or(false),
+        capabilities_add: capabilities.add.unwrap_or_default(),
+        capabilities_drop: capabilities.drop.unwrap_or_default(),
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        oom_score_adj: qos::oom_score_adj(class, resources.memory_request_bytes, facts.node_memory_bytes),
+        log_path: dir.log(instance),
+    })
+}
+
+/// Whom a container runs as.
+struct Identity {
+    user: u32,
+    group: u32,
+    further: Vec<u32>,
+}
+
+impl Identity {
+    fn of(pod: &core::Pod, own: &core::SecurityContext) -> Result<Self, StartFailure> {
+        let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
+        let id = |value: Option<i64>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
+        let user = id(own.run_as_user.or(of_pod.run_as_user));
+        if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) && user == 0 {
+            let text = "container has runAsNonRoot and image will run as root; set runAsUser";
+            return Err(StartFailure::Config(text.to_owned()));
+        }
+        let group = id(own.run_as_group.or(of_pod.run_as_group));
+        let further =
+            of_pod.supplemental_groups.into_iter().flatten().chain(of_pod.fs_group).map(|group| id(Some(group)));
+        Ok(Self { user, group, further: further.collect() })
+    }
+}
+
+/// The pod's files, the termination message's file and the volumes; a volume that is mounted over a file replaces it.
+fn mounts(spec: &core::Container, dir: &PodDir, instance: &Instance, binds: Vec<Bind>) -> Vec<Mount> {
+    let taken = |path: &str| binds.iter().any(|bind| bind.target.trim_end_matches('/') == path);
+    let bind = |source: PathBuf, destination: &str, read_only| Mount {
+        source,
+        destination: Path::new(destination).to_owned(),
+        read_only,
+        kind: MountKind::Bind,
+    };
+    let termination =
+        spec.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or(TERMINATION_PATH);
+    let mut mounts = Vec::new();
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        let target = format!("/etc/{name}");
+        if !taken(&target) {
+            mounts.push(bind(dir.etc(name), &target, false));
+        }
+    }
+    mounts.push(bind(dir.termination(instance), termination, false));
+    mounts.extend(binds.iter().map(|one| bind(one.source.clone(), &one.target, one.read_only)));
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn config(spec: serde_json::Value, context: serde_json::Value) -> Result<ContainerConfig, StartFailure> {
+        let spec: core::Container = serde_json::from_value(spec).unwrap();
+        let pod = json!({"metadata": {"name": "web", "uid": "u1"}, "spec": {"containers": [spec], "securityContext": context}});
+        let pod: core::Pod = serde_json::from_value(pod).unwrap();
+        let dir = PodDir::new(Path::new("/data"), "u1");
+        let instance = Instance { container: "app".to_owned(), attempt: 2 };
+        let environment = complete(BTreeMap::from([("PORT".to_owned(), "80".to_owned())]), &pod);
+        let facts = PodFacts { node_memory_bytes: 1 << 30, ..PodFacts::default() };
+        build(&pod, &spec, &dir, &instance, ImageRef::Host, environment, Vec::new(), &facts)
+    }
+
+    #[test]
+    fn a_container_as_the_runtime_sees_it() {
+        let config = config(
+            json!({"name": "app", "command": ["serve"], "args": ["--port=$(PORT)", "$(NONE)"],
+                "resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}},
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}),
+            json!({"runAsUser": 1000, "fsGroup": 2000}),
+        )
+        .unwrap();
+        assert_eq!(config.command, ["serve", "--port=80", "$(NONE)"]);
+        assert_eq!((config.user, config.group, config.supplementary_groups), (1000, 0, vec![2000]));
+        assert_eq!(
+            (config.cpu_request_milli, config.cpu_limit_milli, config.memory_limit_bytes),
+            (Some(250), None, Some(64 << 20))
+        );
+        assert_eq!((config.no_new_privileges, config.capabilities_drop), (true, vec!["ALL".to_owned()]));
+        assert_eq!(config.oom_score_adj, 938);
+        assert_eq!(config.log_path, Path::new("/data/pods/u1/logs/app/2.log"));
+        let targets: Vec<_> = config.mounts.iter().map(|mount| mount.destination.to_str().unwrap()).collect();
+        assert_eq!(targets, ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"]);
+        assert_eq!(config.id.len(), 64);
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_why() {
+        for (spec, context, words) in [
+            (json!({"name": "app"}), json!({}), "no command"),
+            (json!({"name": "app", "command": ["x"]}), json!({"runAsNonRoot": true}), "runAsNonRoot"),
+        ] {
+            let Err(StartFailure::Config(text)) = config(spec, context) else { panic!("must fail") };
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

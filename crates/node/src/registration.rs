@@ -1,0 +1,265 @@
+//! The node's own objects: Node and Lease.
+//!
+//! Flow: the Node is created, or brought up to date after a restart; the Lease is renewed several times a second. When a
+//! renewal succeeds after some that failed, the Node's conditions are written again at once, because others have by then
+//! marked the node as not ready.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::config::{AGENT_PORT, NodeConfig};
+use crate::pod::status::time;
+
+/// Where the leases of nodes are.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Pods per node, as the kubelet's default.
+const PODS_MAX: &str = "110";
+/// The version this agent behaves like.
+pub const VERSION: &str = "v1.37.0+mainstay";
+/// How long one renewal may take before it counts as failed.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The conditions' heartbeat, as the kubelet's `nodeStatusReportFrequency`.
+const HEARTBEAT: Duration = Duration::from_mins(5);
+/// The wait between attempts to register.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What the machine has.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// CPUs.
+    pub cpus: usize,
+    /// Memory in bytes.
+    pub memory_bytes: i64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Name of the operating system.
+    pub os_image: String,
+    /// Identity of this boot.
+    pub boot_id: String,
+    /// Identity of the installation.
+    pub machine_id: String,
+}
+
+impl Machine {
+    /// Reads what `/proc` and `/etc` say; what is missing stays empty.
+    pub fn read() -> Self {
+        let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let memory = file("/proc/meminfo");
+        let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib = total.and_then(|text| text.trim().trim_end_matches(" kB").parse::<i64>().ok()).unwrap_or(0);
+        let release = file("/etc/os-release");
+        let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_bytes: kib * 1024,
+            kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
+            os_image: name.unwrap_or("Linux").trim_matches('"').to_owned(),
+            boot_id: file("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            machine_id: file("/etc/machine-id").trim().to_owned(),
+        }
+    }
+}
+
+/// Go's name of this processor architecture.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The labels of a node.
+pub fn labels(config: &NodeConfig) -> BTreeMap<String, String> {
+    let mut labels = config.labels.clone();
+    let region = config.region.as_deref().map(|region| ("topology.kubernetes.io/region", region));
+    let own = [
+        ("kubernetes.io/hostname", config.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture()),
+        ("topology.kubernetes.io/zone", config.zone.as_str()),
+    ];
+    labels.extend(own.into_iter().chain(region).map(|(key, value)| (key.to_owned(), value.to_owned())));
+    labels
+}
+
+/// The status of a node. `last` is the one that stands: conditions that stay keep their time of transition.
+pub fn status(
+    config: &NodeConfig,
+    machine: &Machine,
+    last: Option<&core::NodeStatus>,
+    now: Timestamp,
+) -> core::NodeStatus {
+    let mut capacity = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(machine.cpus.to_string())),
+        ("memory".to_owned(), Quantity(format!("{}Ki", machine.memory_bytes / 1024))),
+        ("pods".to_owned(), Quantity(PODS_MAX.to_owned())),
+    ]);
+    capacity.extend(config.capacity.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone()))));
+    let condition = |name: &str, status: &str, reason: &str, message: &str| {
+        let before = last.and_then(|last| last.conditions.iter().flatten().find(|condition| condition.type_ == name));
+        let since =
+            before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
+        core::NodeCondition {
+            type_: name.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_heartbeat_time: Some(time(now)),
+            last_transition_time: Some(since.unwrap_or_else(|| time(now))),
+        }
+    };
+    let address = |kind: &str, address: String| core::NodeAddress { type_: kind.to_owned(), address };
+    core::NodeStatus {
+        addresses: Some(vec![
+            address("InternalIP", config.address.to_string()),
+            address("Hostname", config.name.clone()),
+        ]),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        conditions: Some(vec![
+            condition(
+                "MemoryPressure",
+                "False",
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
+            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        ]),
+        daemon_endpoints: Some(core::NodeDaemonEndpoints {
+            kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(AGENT_PORT) }),
+        }),
+        node_info: Some(core::NodeSystemInfo {
+            architecture: architecture().to_owned(),
+            boot_id: machine.boot_id.clone(),
+            container_runtime_version: format!("mainstay://{}", env!("CARGO_PKG_VERSION")),
+            kernel_version: machine.kernel.clone(),
+            kubelet_version: VERSION.to_owned(),
+            machine_id: machine.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: machine.os_image.clone(),
+            ..core::NodeSystemInfo::default()
+        }),
+        ..core::NodeStatus::default()
+    }
+}
+
+/// Creates the Node, or brings labels, pod range and status of the existing one up to date. Tries until it succeeds.
+pub async fn register(config: &NodeConfig, machine: &Machine) -> core::Node {
+    loop {
+        match try_register(config, machine).await {
+            Ok(node) => return node,
+            Err(error) => tracing::debug!(%error, node = config.name, "not registered yet"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<core::Node> {
+    let api: Api<core::Node> = Api::all(config.client.clone());
+    let ranges = vec![config.pod_cidr.to_string()];
+    let known = api.get_opt(&config.name).await?;
+    if known.is_none() {
+        let mut node = core::Node::default();
+        node.metadata.name = Some(config.name.clone());
+        node.metadata.labels = Some(labels(config));
+        let spec = core::NodeSpec {
+            pod_cidr: ranges.first().cloned(),
+            pod_cidrs: Some(ranges.clone()),
+            ..core::NodeSpec::default()
+        };
+        node.spec = Some(spec);
+        node.status = Some(status(config, machine, None, Timestamp::now()));
+        match api.create(&PostParams::default(), &node).await {
+            Err(kube::Error::Api(answer)) if answer.code == 409 => {}
+            other => drop(other?),
+        }
+    } else {
+        let patch =
+            json!({"metadata": {"labels": labels(config)}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
+        api.patch(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    }
+    write_status(config, machine).await
+}
+
+/// Writes the Node's status as it is now.
+async fn write_status(config: &NodeConfig, machine: &Machine) -> kube::Result<core::Node> {
+    let api: Api<core::Node> = Api::all(config.client.clone());
+    let known = api.get(&config.name).await?;
+    let mine = status(config, machine, known.status.as_ref(), Timestamp::now());
+    let mut patch = json!({ "status": mine });
+    // Conditions that others set stay: a strategic merge would keep them, a plain merge replaces the list.
+    let own: Vec<_> = mine.conditions.iter().flatten().map(|condition| condition.type_.as_str()).collect();
+    let others = known.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let others = others.filter(|condition| !own.contains(&condition.type_.as_str())).map(|condition| json!(condition));
+    if let Some(Value::Array(conditions)) = patch.pointer_mut("/status/conditions") {
+        conditions.extend(others);
+    }
+    api.patch_status(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await
+}
+
+/// Renews the node's Lease for ever, and writes the Node's status again after having been cut off.
+pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String) {
+    let api: Api<Lease> = Api::namespaced(config.client.clone(), LEASE_NAMESPACE);
+    let mut beat = interval(config.lease_renewal.max(Duration::from_millis(10)));
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = tokio::time::Instant::now();
+    let mut cut_off = false;
+    loop {
+        beat.tick().await;
+        match timeout(RENEWAL_TIMEOUT, renew(&api, &config.name, &node_uid)).await {
+            Ok(Ok(())) if cut_off || heard.elapsed() > HEARTBEAT => {
+                if register_again(&config, &machine).await {
+                    (cut_off, heard) = (false, tokio::time::Instant::now());
+                }
+            }
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "lease not renewed");
+                cut_off = true;
+            }
+            Err(_) => cut_off = true,
+        }
+    }
+}
+
+async fn register_again(config: &NodeConfig, machine: &Machine) -> bool {
+    timeout(RENEWAL_TIMEOUT, try_register(config, machine)).await.is_ok_and(|result| result.is_ok())
+}
+
+async fn renew(api: &Api<Lease>, name: &str, node_uid: &str) -> kube::Result<()> {
+    let now = MicroTime(Timestamp::now());
+    let patch = json!({"spec": {"renewTime": now, "holderIdentity": name}});
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+        other => return other.map(drop),
+    }
+    let mut lease = Lease::default();
+    lease.metadata.name = Some(name.to_owned());
+    lease.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        uid: node_uid.to_owned(),
+        ..OwnerReference::default()
+    }]);
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(name.to_owned()),
+        lease_duration_seconds: Some(40),
+        renew_time: Some(now),
+        ..LeaseSpec::default()
+    });
+    api.create(&PostParams::default(), &lease).await.map(drop)
+}

@@ -1,0 +1,137 @@
+//! `GET /containerLogs/NAMESPACE/POD/CONTAINER`: a log file as a stream, if wanted until the container ends.
+
+use std::io::SeekFrom;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::mpsc;
+
+use crate::context::Context;
+use crate::pod::dir::PodDir;
+use crate::pod::io::Instance;
+use crate::server::log_file::{LogOptions, LogReader, last_lines};
+use crate::server::{Answer, Refusal};
+
+/// Read and sent at a time.
+const PIECE_BYTES: usize = 32 * 1024;
+/// How often a followed log is looked at for more.
+const POLL: Duration = Duration::from_millis(50);
+/// Pieces on their way to a slow client.
+const QUEUE: usize = 2;
+
+/// Answers a request for a container's log.
+pub(super) async fn serve(
+    context: &Arc<Context>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &str,
+) -> Result<Answer, Refusal> {
+    let options = LogOptions::parse(query, jiff::Timestamp::now()).map_err(Refusal::bad)?;
+    let view = context.view(namespace, pod).ok_or_else(|| Refusal::no_pod(pod))?;
+    let state = view.containers.get(container).ok_or_else(|| Refusal::no_container(pod, container))?;
+    let attempt = match (options.previous, state.attempt.checked_sub(1)) {
+        (true, None) => {
+            return Err(Refusal::bad(format!(
+                "previous terminated container \"{container}\" in pod \"{pod}\" not found"
+            )));
+        }
+        (true, Some(before)) => before,
+        (false, _) if !state.has_run => {
+            return Err(Refusal::bad(format!("container \"{container}\" in pod \"{pod}\" is waiting to start")));
+        }
+        // A container that waits for its restart shows what it said last.
+        (false, _) => state.attempt,
+    };
+    let uid = view.pod.metadata.uid.clone().unwrap_or_default();
+    let instance = Instance { container: container.to_owned(), attempt };
+    let path = PodDir::new(&context.config.data_dir, &uid).log(&instance);
+    let file = File::open(&path)
+        .await
+        .map_err(|error| Refusal::bad(format!("the log of {container} cannot be read: {error}")))?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let watched = Watched { context: context.clone(), uid, instance };
+    tokio::spawn(async move {
+        if let Err(error) = stream(file, options, &watched, sender).await {
+            tracing::debug!(path = %path.display(), %error, "log stream ended");
+        }
+    });
+    Ok(Answer::stream(receiver))
+}
+
+/// The instance whose log is followed.
+struct Watched {
+    context: Arc<Context>,
+    uid: String,
+    instance: Instance,
+}
+
+impl Watched {
+    fn is_running(&self) -> bool {
+        self.context.with_views(|views| {
+            let container = views.get(&self.uid).and_then(|view| view.containers.get(&self.instance.container));
+            container.is_some_and(|c| c.attempt == self.instance.attempt && c.running.is_some())
+        })
+    }
+}
+
+async fn stream(
+    mut file: File,
+    options: LogOptions,
+    watched: &Watched,
+    sender: mpsc::Sender<Bytes>,
+) -> std::io::Result<()> {
+    if let Some(lines) = options.tail_lines {
+        seek_to_last(&mut file, lines).await?;
+    }
+    let follow = options.follow;
+    let mut reader = LogReader::new(options);
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        // Asked before reading: what was written up to the end is then read for certain.
+        let running = follow && watched.is_running();
+        let count = file.read(&mut buffer).await?;
+        if count > 0 {
+            let output = reader.take(&buffer[..count]);
+            if !output.is_empty() && sender.send(output.into()).await.is_err() || reader.is_full() {
+                return Ok(());
+            }
+        } else if running {
+            tokio::select! {
+                () = sender.closed() => return Ok(()),
+                () = tokio::time::sleep(POLL) => {}
+            }
+        } else {
+            return Ok(());
+        }
+    }
+}
+
+/// Goes to where the last `lines` lines begin, reading backwards.
+async fn seek_to_last(file: &mut File, lines: u64) -> std::io::Result<()> {
+    let length = file.metadata().await?.len();
+    let mut left = lines;
+    let mut end = length;
+    let mut buffer = vec![0; PIECE_BYTES];
+    while end > 0 {
+        let start = end.saturating_sub(PIECE_BYTES as u64);
+        let piece = &mut buffer[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start)).await?;
+        file.read_exact(piece).await?;
+        if let Some(at) = last_lines(piece, left) {
+            file.seek(SeekFrom::Start(start + at as u64)).await?;
+            return Ok(());
+        }
+        // An end that closes the piece belongs to a line counted in this piece or the next.
+        let ends = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+        left -= if end == length && piece.last() == Some(&b'\n') { ends.saturating_sub(1) } else { ends };
+        end = start;
+        if end > 0 && left == 0 {
+            left = 1;
+        }
+    }
+    file.seek(SeekFrom::Start(0)).await.map(drop)
+}

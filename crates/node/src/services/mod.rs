@@ -1,0 +1,112 @@
+//! Keeps the kernel's service rules of one network namespace: [`rules`] decides, [`ServiceNetwork::serve`] does.
+//!
+//! Flow: Services and EndpointSlices are cached; a change wakes the loop, which waits 5 ms for more of the same, plans
+//! all rules anew and applies them in one transaction.
+//!
+//! Guarantees: nothing is applied before both lists have arrived, so that a restart never takes rules away; a failed
+//! transaction leaves the former rules and is tried again.
+
+pub mod rules;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use mainstay_informer::{Cache, Scope};
+use mainstay_net::plan::{Cidr, Network};
+use mainstay_net::services::{ServiceRules, ServiceTable};
+
+/// Changes come in groups: a rollout touches the slice and often the service.
+const GATHER: Duration = Duration::from_millis(5);
+/// The wait after a transaction that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whose namespace the rules are for.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// The machine's own: it reaches services and hides pods that leave the cluster network behind its address.
+    Host,
+    /// A node's.
+    Node {
+        /// The node's name.
+        name: String,
+        /// The node's address, where node ports answer.
+        address: Ipv4Addr,
+        /// The node's pods.
+        pod_cidr: Cidr,
+    },
+}
+
+/// Services and who answers them, as the API server has them.
+#[derive(Clone)]
+pub struct ServiceNetwork {
+    /// All services.
+    pub services: Cache<Service>,
+    /// All endpoint slices.
+    pub slices: Cache<EndpointSlice>,
+}
+
+impl ServiceNetwork {
+    /// Caches that fill themselves from the API server, as long as the runtime lives.
+    pub fn start(client: &Client) -> Self {
+        let network = Self { services: Cache::new(), slices: Cache::new() };
+        tokio::spawn(network.services.clone().run(client.clone(), Scope::default()));
+        tokio::spawn(network.slices.clone().run(client.clone(), Scope::default()));
+        network
+    }
+
+    /// Keeps the rules of the calling process's network namespace, for ever.
+    pub async fn serve(&self, instance: &str, network: Network, role: Role) {
+        let (mut services, mut slices) = (self.services.subscribe(), self.slices.subscribe());
+        self.services.synced().await;
+        self.slices.synced().await;
+        let mut table = Some(ServiceTable::new(instance));
+        let mut failed = false;
+        loop {
+            tokio::select! {
+                _ = services.changed() => {}
+                _ = slices.changed() => {}
+                () = tokio::time::sleep(RETRY), if failed => {}
+            }
+            tokio::time::sleep(GATHER).await;
+            services.take();
+            slices.take();
+            let rules = self.rules(network, &role);
+            let mut taken = table.take().unwrap_or_else(|| ServiceTable::new(instance));
+            // Thousands of services take the kernel tens of milliseconds.
+            let applied = tokio::task::spawn_blocking(move || (taken.apply(&rules), taken)).await;
+            failed = match applied {
+                Ok((result, back)) => {
+                    table = Some(back);
+                    result
+                        .inspect_err(|error| tracing::warn!(%error, "service rules not applied; the former ones stand"))
+                        .is_err()
+                }
+                Err(_) => true,
+            };
+        }
+    }
+
+    fn rules(&self, network: Network, role: &Role) -> ServiceRules {
+        let (services, slices) = (self.services.list(), self.slices.list());
+        let (node, node_addresses, pod_cidr) = match role {
+            Role::Host => (None, Vec::new(), None),
+            Role::Node { name, address, pod_cidr } => (Some(name.as_str()), vec![*address], Some(*pod_cidr)),
+        };
+        ServiceRules {
+            network,
+            node_addresses,
+            pod_cidr,
+            masquerade_outbound: matches!(role, Role::Host),
+            services: rules::plan(services.iter().map(|s| &**s), slices.iter().map(|s| &**s), node),
+        }
+    }
+}
+
+/// Caches services and keeps the rules of the calling process's network namespace, for ever: what the server process
+/// runs for the machine's own namespace.
+pub async fn serve_services(client: Client, instance: String, network: Network, role: Role) {
+    ServiceNetwork::start(&client).serve(&instance, network, role).await;
+}

@@ -1,0 +1,199 @@
+//! From Services and EndpointSlices to the rules of one network namespace. Pure.
+//!
+//! Source: <https://kubernetes.io/docs/reference/networking/virtual-ips/> and, for terminating endpoints,
+//! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions>.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use mainstay_net::services::{Protocol, ServicePort};
+
+/// The label that names a slice's service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set: three hours.
+const AFFINITY_DEFAULT: u64 = 10_800;
+
+/// The ports of all services with who answers them. `node` is this node's name: for traffic policies that keep to it.
+pub fn plan<'a>(
+    services: impl IntoIterator<Item = &'a core::Service>,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    node: Option<&str>,
+) -> Vec<ServicePort> {
+    let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+    for slice in slices.into_iter().filter(|slice| slice.address_type == "IPv4") {
+        let name = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+        if let (Some(namespace), Some(name)) = (&slice.metadata.namespace, name) {
+            by_service.entry((namespace, name)).or_default().push(slice);
+        }
+    }
+    let mut ports = Vec::new();
+    for service in services {
+        let key = (text(service.metadata.namespace.as_ref()), text(service.metadata.name.as_ref()));
+        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
+        ports.extend(service_ports(service, key, slices, node));
+    }
+    ports.sort_by(|a, b| a.name.cmp(&b.name));
+    ports
+}
+
+fn text(value: Option<&String>) -> &str {
+    value.map(String::as_str).unwrap_or_default()
+}
+
+fn service_ports(
+    service: &core::Service,
+    (namespace, name): (&str, &str),
+    slices: &[&EndpointSlice],
+    node: Option<&str>,
+) -> Vec<ServicePort> {
+    let Some(spec) = service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName")) else {
+        return Vec::new();
+    };
+    let address = |text: &String| text.parse::<Ipv4Addr>().ok();
+    let cluster_ip = spec.cluster_ip.as_ref().and_then(address);
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
+    let mut external_ips: Vec<_> =
+        ingress.into_iter().flatten().filter_map(|i| i.ip.as_ref().and_then(address)).collect();
+    external_ips.extend(spec.external_ips.iter().flatten().filter_map(address));
+    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+        let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+        let seconds = config.and_then(|client| client.timeout_seconds).and_then(|s| u64::try_from(s).ok());
+        Duration::from_secs(seconds.unwrap_or(AFFINITY_DEFAULT))
+    });
+    let local_only = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let mut ports = Vec::new();
+    for port in spec.ports.iter().flatten() {
+        let protocol = match port.protocol.as_deref() {
+            None | Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some(_) => continue,
+        };
+        let number = |value: i32| u16::try_from(value).ok().filter(|port| *port > 0);
+        let node_port = port.node_port.and_then(number);
+        let Some(number) = number(port.port) else { continue };
+        if cluster_ip.is_none() && external_ips.is_empty() && node_port.is_none() {
+            continue;
+        }
+        let port_name = text(port.name.as_ref());
+        ports.push(ServicePort {
+            name: format!("{namespace}/{name}:{port_name}"),
+            protocol,
+            cluster_ip,
+            external_ips: external_ips.clone(),
+            port: number,
+            node_port,
+            affinity,
+            endpoints: endpoints(slices, port_name, protocol, node.filter(|_| local_only)),
+        });
+    }
+    ports
+}
+
+/// Who answers a port: the ready endpoints; where there are none, those that still serve while they terminate.
+fn endpoints(
+    slices: &[&EndpointSlice],
+    port_name: &str,
+    protocol: Protocol,
+    only_node: Option<&str>,
+) -> Vec<SocketAddrV4> {
+    let (mut ready, mut terminating) = (Vec::new(), Vec::new());
+    for slice in slices {
+        let is_it = |port: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+            let same = match port.protocol.as_deref() {
+                None | Some("TCP") => protocol == Protocol::Tcp,
+                Some("UDP") => protocol == Protocol::Udp,
+                Some(_) => false,
+            };
+            same && text(port.name.as_ref()) == port_name
+        };
+        let port = slice.ports.iter().flatten().find(is_it).and_then(|port| u16::try_from(port.port?).ok());
+        let Some(port) = port else { continue };
+        for endpoint in
+            slice.endpoints.iter().flatten().filter(|e| only_node.is_none() || e.node_name.as_deref() == only_node)
+        {
+            let conditions = endpoint.conditions.as_ref();
+            let is_ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(is_ready);
+            let list = match (is_ready, serving && conditions.and_then(|c| c.terminating).unwrap_or(false)) {
+                (true, _) => &mut ready,
+                (false, true) => &mut terminating,
+                (false, false) => continue,
+            };
+            // The addresses of one endpoint are one and the same pod.
+            list.extend(endpoint.addresses.first().and_then(|a| a.parse().ok()).map(|ip| SocketAddrV4::new(ip, port)));
+        }
+    }
+    let mut chosen = if ready.is_empty() { terminating } else { ready };
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn service(spec: Value, status: Value) -> core::Service {
+        serde_json::from_value(
+            json!({"metadata": {"namespace": "shop", "name": "front"}, "spec": spec, "status": status}),
+        )
+        .unwrap()
+    }
+
+    fn slice(endpoints: Value) -> EndpointSlice {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": "front-1", "labels": {"kubernetes.io/service-name": "front"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints}))
+        .unwrap()
+    }
+
+    fn shown(ports: &[ServicePort]) -> Vec<String> {
+        let one = |p: &ServicePort| {
+            format!(
+                "{} {:?} {:?} {:?} {} {:?} -> {:?}",
+                p.name, p.protocol, p.cluster_ip, p.external_ips, p.port, p.node_port, p.endpoints
+            )
+        };
+        ports.iter().map(one).collect()
+    }
+
+    #[test]
+    fn ready_ones_answer_and_terminating_ones_only_if_nobody_else_does() {
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.0.128.7", "ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "10.0.120.1"}]}});
+        let front = service(spec, status);
+        let mut endpoints = vec![
+            json!({"addresses": ["10.0.2.5"], "conditions": {"ready": true}}),
+            json!({"addresses": ["10.0.4.5"], "conditions": {"ready": false, "serving": true, "terminating": true}}),
+            json!({"addresses": ["10.0.6.5"], "conditions": {"ready": false, "serving": false}}),
+        ];
+        let head = "shop/front:http Tcp Some(10.0.128.7) [10.0.120.1] 80 Some(30080) ->";
+        assert_eq!(shown(&plan([&front], [&slice(json!(endpoints))], None)), [format!("{head} [10.0.2.5:8080]")]);
+        endpoints.remove(0);
+        assert_eq!(shown(&plan([&front], [&slice(json!(endpoints))], None)), [format!("{head} [10.0.4.5:8080]")]);
+        assert_eq!(shown(&plan([&front], [], None)), [format!("{head} []")]);
+    }
+
+    #[test]
+    fn headless_and_external_names_have_no_rules_and_local_keeps_to_the_node() {
+        let headless = service(json!({"clusterIP": "None", "ports": [{"port": 80}]}), json!({}));
+        let external = service(json!({"type": "ExternalName", "externalName": "x"}), json!({}));
+        assert!(plan([&headless, &external], [], None).is_empty());
+        let local = service(
+            json!({"clusterIP": "10.0.128.7", "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP", "ports": [{"name": "http", "port": 80}]}),
+            json!({}),
+        );
+        let slice = slice(
+            json!([{"addresses": ["10.0.2.5"], "nodeName": "node-1"}, {"addresses": ["10.0.4.5"], "nodeName": "node-2"}]),
+        );
+        let planned = plan([&local], [&slice], Some("node-2"));
+        assert_eq!(planned[0].endpoints, ["10.0.4.5:8080".parse().unwrap()]);
+        assert_eq!(planned[0].affinity, Some(Duration::from_secs(10_800)));
+    }
+}

@@ -1,0 +1,262 @@
+//! A pod's volumes on the node's disk, and the mounts that its containers get.
+//!
+//! Kinds: emptyDir (disk, memory), hostPath, configMap, secret, downwardAPI, projected. Everything here blocks.
+//!
+//! Deliberately absent: live updates of configMap and secret volumes (the writer can, nobody calls it yet), persistent
+//! volume claims, token projections.
+
+pub mod atomic;
+pub mod payload;
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1 as core;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::env::{PodFacts, Sources, expand};
+use crate::volumes::payload::{PayloadError, is_inside};
+
+/// Why a volume is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// Its content.
+    #[error("MountVolume.SetUp failed for volume \"{volume}\": {source}")]
+    Payload {
+        /// The volume.
+        volume: String,
+        /// What is wrong.
+        #[source]
+        source: PayloadError,
+    },
+    /// A hostPath that is not of the type that was asked for.
+    #[error("hostPath type check failed: {path} is not a {wanted}")]
+    HostPathType {
+        /// The path.
+        path: String,
+        /// What it should be.
+        wanted: String,
+    },
+    /// A kind of volume that there is not.
+    #[error("volume \"{0}\" is of a kind that this node does not support")]
+    Unsupported(String),
+    /// A mount of a volume that the pod does not have.
+    #[error("volume \"{0}\" is mounted but not declared")]
+    Undeclared(String),
+    /// A sub-path that leaves the volume.
+    #[error("subPath {0:?} is not a relative path inside the volume")]
+    SubPath(String),
+    /// The disk.
+    #[error("cannot {step} {path}: {source}")]
+    Disk {
+        /// What was tried.
+        step: &'static str,
+        /// Where.
+        path: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn disk(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
+    move |source| VolumeError::Disk { step, path: path.display().to_string(), source }
+}
+
+/// A bind mount into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it comes from, on the node.
+    pub source: PathBuf,
+    /// Where it goes to, in the container.
+    pub target: String,
+    /// Whether it cannot be written to.
+    pub read_only: bool,
+    /// `mountPropagation`: whether later mounts below go from the node to the container.
+    pub from_host: bool,
+}
+
+/// The volumes of a pod by name, where they are on the node.
+pub type Volumes = BTreeMap<String, PathBuf>;
+
+/// Makes the volumes of a pod below `directory`. Repeatable; what programs wrote stays.
+pub fn prepare(
+    pod: &core::Pod,
+    directory: &Path,
+    sources: &Sources,
+    facts: &PodFacts,
+    version: &str,
+) -> Result<Volumes, VolumeError> {
+    let spec = pod.spec.as_ref();
+    let group =
+        spec.and_then(|spec| spec.security_context.as_ref()?.fs_group).and_then(|group| u32::try_from(group).ok());
+    let mut volumes = Volumes::new();
+    for volume in spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let place = directory.join(&volume.name);
+        let fail = |source| VolumeError::Payload { volume: volume.name.clone(), source };
+        if let Some(empty) = &volume.empty_dir {
+            empty_dir(&place, empty, group)?;
+        } else if let Some(host) = &volume.host_path {
+            host_path(host)?;
+            volumes.insert(volume.name.clone(), PathBuf::from(&host.path));
+            continue;
+        } else if let Some(files) = payload::payload(pod, volume, sources, facts).map_err(fail)? {
+            atomic::write(&place, &files, version, group).map_err(disk("write volume", &place))?;
+        } else {
+            return Err(VolumeError::Unsupported(volume.name.clone()));
+        }
+        volumes.insert(volume.name.clone(), place);
+    }
+    Ok(volumes)
+}
+
+fn empty_dir(place: &Path, spec: &core::EmptyDirVolumeSource, group: Option<u32>) -> Result<(), VolumeError> {
+    if place.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(place).map_err(disk("create", place))?;
+    if spec.medium.as_deref() == Some("Memory") {
+        let limit =
+            spec.size_limit.as_ref().and_then(|limit| limit.0.parse::<mainstay_model::quantity::Quantity>().ok());
+        let size = limit.filter(|limit| !limit.is_zero()).map(|limit| format!(",size={}", limit.value()));
+        let options = format!("mode=0777{}", size.unwrap_or_default());
+        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))
+            .map_err(|errno| disk("mount tmpfs at", place)(errno.into()))?;
+    }
+    if group.is_some() {
+        std::os::unix::fs::chown(place, None, group).map_err(disk("give to fsGroup", place))?;
+    }
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    fs::set_permissions(place, Permissions::from_mode(mode)).map_err(disk("set the mode of", place))
+}
+
+/// Source: <https://kubernetes.io/docs/concepts/storage/volumes/#hostpath-volume-types>.
+fn host_path(spec: &core::HostPathVolumeSource) -> Result<(), VolumeError> {
+    let path = Path::new(&spec.path);
+    let kind = spec.type_.as_deref().unwrap_or_default();
+    match kind {
+        "DirectoryOrCreate" => return fs::create_dir_all(path).map_err(disk("create", path)),
+        "FileOrCreate" if !path.exists() => return fs::write(path, "").map_err(disk("create", path)),
+        _ => {}
+    }
+    let found = fs::metadata(path).map(|meta| meta.file_type());
+    let fits = match (kind, found) {
+        ("", _) => true,
+        ("Directory", Ok(found)) => found.is_dir(),
+        ("File" | "FileOrCreate", Ok(found)) => found.is_file(),
+        ("Socket", Ok(found)) => found.is_socket(),
+        ("CharDevice", Ok(found)) => found.is_char_device(),
+        ("BlockDevice", Ok(found)) => found.is_block_device(),
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(VolumeError::HostPathType { path: spec.path.clone(), wanted: kind.to_lowercase() }) }
+}
+
+/// The bind mounts of one container.
+pub fn binds(
+    container: &core::Container,
+    volumes: &Volumes,
+    environment: &BTreeMap<String, String>,
+) -> Result<Vec<Bind>, VolumeError> {
+    let mut binds = Vec::new();
+    for mount in container.volume_mounts.iter().flatten() {
+        let volume = volumes.get(&mount.name).ok_or_else(|| VolumeError::Undeclared(mount.name.clone()))?;
+        let expanded = mount.sub_path_expr.as_deref().map(|text| expand(text, environment));
+        let sub_path = expanded.or_else(|| mount.sub_path.clone()).filter(|path| !path.is_empty());
+        let source = match sub_path {
+            Some(sub_path) => inside(volume, &sub_path)?,
+            None => volume.clone(),
+        };
+        binds.push(Bind {
+            source,
+            target: mount.mount_path.clone(),
+            read_only: mount.read_only.unwrap_or(false),
+            from_host: matches!(mount.mount_propagation.as_deref(), Some("HostToContainer" | "Bidirectional")),
+        });
+    }
+    // A mount below another one has to come after it.
+    binds.sort_by(|a, b| a.target.trim_end_matches('/').cmp(b.target.trim_end_matches('/')));
+    Ok(binds)
+}
+
+/// A place inside a volume, made as a directory if nothing is there. Links must not lead out of the volume.
+fn inside(volume: &Path, sub_path: &str) -> Result<PathBuf, VolumeError> {
+    let refused = || VolumeError::SubPath(sub_path.to_owned());
+    if !is_inside(sub_path) {
+        return Err(refused());
+    }
+    let root = volume.canonicalize().map_err(disk("resolve", volume))?;
+    let mut place = root.clone();
+    for part in Path::new(sub_path).components() {
+        place.push(part);
+        match place.canonicalize() {
+            Ok(real) if real.starts_with(&root) => place = real,
+            Ok(_) => return Err(refused()),
+            Err(_) => fs::create_dir(&place).map_err(disk("create", &place))?,
+        }
+    }
+    Ok(place)
+}
+
+/// Removes what [`prepare`] made. Memory volumes are unmounted first; what cannot be is left for the next attempt.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        // Most are not mounts, which the kernel answers with EINVAL.
+        let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
+    }
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn directories_sub_paths_and_the_order_of_mounts() {
+        let temporary = tempfile::tempdir().unwrap();
+        let pod: core::Pod = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"containers": [],
+            "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "host", "hostPath": {"path": "/tmp", "type": "Directory"}}]}}))
+        .unwrap();
+        let volumes = prepare(&pod, temporary.path(), &Sources::default(), &PodFacts::default(), "v1").unwrap();
+        let scratch = &volumes["scratch"];
+        assert_eq!(fs::metadata(scratch).unwrap().permissions().mode() & 0o777, 0o777);
+        assert_eq!(volumes["host"], Path::new("/tmp"));
+        let mounts = |mounts| -> core::Container {
+            serde_json::from_value(json!({"name": "a", "volumeMounts": mounts})).unwrap()
+        };
+        let environment = BTreeMap::from([("POD".to_owned(), "web".to_owned())]);
+        let container = mounts(json!([
+            {"name": "scratch", "mountPath": "/data/deep", "subPathExpr": "logs/$(POD)"},
+            {"name": "host", "mountPath": "/data", "readOnly": true}]));
+        let binds = super::binds(&container, &volumes, &environment).unwrap();
+        assert_eq!(binds[0].target, "/data");
+        assert!(binds[0].read_only);
+        assert_eq!(binds[1].source, scratch.canonicalize().unwrap().join("logs/web"));
+        std::os::unix::fs::symlink("/etc", scratch.join("out")).unwrap();
+        for bad in ["../x", "/etc", "out/passwd"] {
+            let container = mounts(json!([{"name": "scratch", "mountPath": "/d", "subPath": bad}]));
+            assert!(matches!(super::binds(&container, &volumes, &environment), Err(VolumeError::SubPath(_))), "{bad}");
+        }
+        remove(temporary.path()).unwrap();
+        assert!(!temporary.path().exists());
+    }
+
+    #[test]
+    fn host_path_types_are_checked() {
+        let check = |path: &str, kind: &str| {
+            host_path(&core::HostPathVolumeSource { path: path.to_owned(), type_: Some(kind.to_owned()) })
+        };
+        assert!(
+            check("/", "Directory").is_ok() && check("/dev/null", "CharDevice").is_ok() && check("/nope", "").is_ok()
+        );
+        assert_eq!(check("/nope", "File").unwrap_err().to_string(), "hostPath type check failed: /nope is not a file");
+    }
+}
