@@ -421,6 +421,6 @@ mod tests {
         assert_eq!(variables["FRONT_END_PORT_53_UDP_PROTO"], "udp");
         assert_eq!(variables["KUBERNETES_SERVICE_PORT_HTTPS"], "443");
         assert!(!variables.keys().any(|name| name.starts_with("HIDDEN")));
-        assert_eq!(service_variables(&all, "shop", false).len(), 7);
+        assert_eq!(service_variables(&all, "shop", false).len(), 8);
     }
 }

@@ -29,7 +29,7 @@ pub const VERSION: &str = "v1.37.0+mainstay";
 /// How long one renewal may take before it counts as failed.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The conditions' heartbeat, as the kubelet's `nodeStatusReportFrequency`.
-const HEARTBEAT: Duration = Duration::from_mins(5);
+const HEARTBEAT: Duration = Duration::from_secs(300);
 /// The wait between attempts to register.
 const RETRY: Duration = Duration::from_millis(200);
 

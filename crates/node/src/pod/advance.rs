@@ -13,7 +13,7 @@ use crate::pod::machine::{Machine, Sandbox};
 use crate::pod::probe::{ProbeKind, Verdict};
 
 /// A postStart hook that takes longer is given up; Kubernetes sets no limit, but everything here has one.
-const POST_START_MAX: Duration = Duration::from_mins(10);
+const POST_START_MAX: Duration = Duration::from_secs(600);
 
 impl Machine {
     /// Looks at the whole pod and does what is due.
@@ -71,10 +71,10 @@ impl Machine {
                 out.push(Action::CreateSandbox);
             }
             Sandbox::Ready { .. } => {
-                if !self.initialized {
-                    self.initialized = self.initialize(now, out);
-                } else {
+                if self.initialized {
                     self.each(Role::Sidecar, |machine, index| machine.try_start(index, now, out));
+                } else {
+                    self.initialized = self.initialize(now, out);
                 }
                 if self.initialized {
                     self.each(Role::Main, |machine, index| machine.try_start(index, now, out));

@@ -156,11 +156,7 @@ impl Machine {
         let instance = container.instance();
         let Some(running) = container.running_mut().filter(|running| running.stop.is_none()) else { return };
         out.push(Action::Event(PodEvent::normal("Killing", &instance.container, message)));
-        let stage = match grace.is_zero() {
-            true => StopStage::Signalled,
-            false if hook => StopStage::PreStop,
-            false => StopStage::Signalled,
-        };
+        let stage = if hook && !grace.is_zero() { StopStage::PreStop } else { StopStage::Signalled };
         running.stop = Some(Stop { stage, next_at: later(now, grace) });
         if stage == StopStage::PreStop {
             let limit = Duration::try_from(grace).unwrap_or(Duration::ZERO);

@@ -102,7 +102,7 @@ fn parse(text: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
     use super::*;
     use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 //!
 //! A transcript line is `+MS action` or `+MS = status`. The simulated world answers sandbox and container starts at once
 //! unless a test says otherwise.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

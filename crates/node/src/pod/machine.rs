@@ -142,15 +142,15 @@ impl Machine {
             Input::SandboxReady { ip } => {
                 (self.sandbox, self.sandbox_failures, self.ip) = (Sandbox::Ready { ip }, 0, ip);
             }
-            Input::SandboxFailed(message) => self.sandbox_failed(message, now, actions),
+            Input::SandboxFailed(message) => self.sandbox_failed(&message, now, actions),
             Input::SandboxLost => self.sandbox_lost(now, actions),
             Input::SandboxStopped => self.sandbox = Sandbox::Stopped,
             Input::Started { instance, id, image_id, at } => {
-                self.container_started(&instance, id, image_id, at, actions)
+                self.container_started(&instance, id, image_id, at, actions);
             }
             Input::StartFailed(instance, failure) => self.start_failed(&instance, failure, now, actions),
             Input::Exited(instance, exit) => self.exited(&instance, exit),
-            Input::HookDone(instance, hook, error) => self.hook_done(&instance, hook, error, now, actions),
+            Input::HookDone(instance, hook, error) => self.hook_done(&instance, hook, error.as_deref(), now, actions),
             Input::Probed(instance, kind, error) => self.probed(&instance, kind, error, now, actions),
             Input::Tick => {}
         }
@@ -161,7 +161,7 @@ impl Machine {
         self.containers.iter().position(is_it)
     }
 
-    fn sandbox_failed(&mut self, message: String, now: Timestamp, actions: &mut Vec<Action>) {
+    fn sandbox_failed(&mut self, message: &str, now: Timestamp, actions: &mut Vec<Action>) {
         let retry_at = later(now, doubled(START_RETRY, START_RETRY_MAX, self.sandbox_failures));
         self.sandbox_failures = self.sandbox_failures.saturating_add(1);
         self.sandbox = Sandbox::Absent { retry_at: Some(retry_at) };
@@ -281,7 +281,7 @@ impl Machine {
         &mut self,
         instance: &Instance,
         hook: Hook,
-        error: Option<String>,
+        error: Option<&str>,
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
@@ -290,8 +290,8 @@ impl Machine {
             Hook::PostStart => "FailedPostStartHook",
             Hook::PreStop => "FailedPreStopHook",
         };
-        if let Some(error) = &error {
-            out.push(Action::Event(PodEvent::warning(reason, &instance.container, error.clone())));
+        if let Some(error) = error {
+            out.push(Action::Event(PodEvent::warning(reason, &instance.container, error.to_owned())));
         }
         if hook == Hook::PreStop {
             self.pre_stop_done(index, now, out);

@@ -127,7 +127,10 @@ impl Check {
                 let late = format!("dial tcp {host}:{port}: i/o timeout");
                 (timeout(limit, async { connect(&host, port).await.map(drop) }).await, late)
             }
-            Self::Sleep(time) => (Ok(tokio::time::sleep(time.min(limit)).await).map(Ok), String::new()),
+            Self::Sleep(time) => {
+                tokio::time::sleep(time.min(limit)).await;
+                (Ok(Ok(())), String::new())
+            }
             Self::Impossible(why) => (Ok(Err(why)), String::new()),
         };
         what.unwrap_or(Err(too_late))
@@ -221,17 +224,20 @@ async fn exchange(
             Limited::new(answer.into_body(), OUTPUT_BYTES_MAX)
                 .collect()
                 .await
-                .map(|all| all.to_bytes())
+                .map(http_body_util::Collected::to_bytes)
                 .unwrap_or_default()
         };
         Ok((status, body))
     };
+    // The connection only has to be driven; an end without an answer comes out of the exchange.
+    let driven = async {
+        let _ = connection.await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        biased;
         result = exchange => result,
-        ended = async { connection.await.map_err(|error| error.to_string()) } => {
-            ended?;
-            Err("EOF".to_owned())
-        }
+        () = driven => Err("EOF".to_owned()),
     }
 }
 

@@ -100,7 +100,7 @@ pub fn cpu_shares(milli: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
     use super::*;
 
     fn spec(containers: serde_json::Value) -> core::PodSpec {

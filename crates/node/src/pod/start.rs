@@ -76,7 +76,7 @@ impl Start {
                     .map_err(|error| StartFailure::Config(format!("cannot prepare the pod's directory: {error}")))?;
                 let binds = volumes::binds(&spec, &volumes, &environment)
                     .map_err(|error| StartFailure::Config(error.to_string()))?;
-                build(&pod, &spec, &dir, &instance, image, environment, binds, &facts)
+                build(&pod, &spec, &dir, &instance, image, environment, &binds, &facts)
             });
             built.await.map_err(|error| StartFailure::Config(error.to_string()))??
         };
@@ -160,7 +160,7 @@ fn build(
     instance: &Instance,
     image: ImageRef,
     environment: BTreeMap<String, String>,
-    binds: Vec<Bind>,
+    binds: &[Bind],
     facts: &PodFacts,
 ) -> Result<ContainerConfig, StartFailure> {
     let words = spec.command.iter().flatten().chain(spec.args.iter().flatten());
@@ -226,7 +226,7 @@ impl Identity {
 }
 
 /// The pod's files, the termination message's file and the volumes; a volume that is mounted over a file replaces it.
-fn mounts(spec: &core::Container, dir: &PodDir, instance: &Instance, binds: Vec<Bind>) -> Vec<Mount> {
+fn mounts(spec: &core::Container, dir: &PodDir, instance: &Instance, binds: &[Bind]) -> Vec<Mount> {
     let taken = |path: &str| binds.iter().any(|bind| bind.target.trim_end_matches('/') == path);
     let bind = |source: PathBuf, destination: &str, read_only| Mount {
         source,
@@ -250,7 +250,7 @@ fn mounts(spec: &core::Container, dir: &PodDir, instance: &Instance, binds: Vec<
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
     use super::*;
     use serde_json::json;
 
@@ -262,7 +262,7 @@ mod tests {
         let instance = Instance { container: "app".to_owned(), attempt: 2 };
         let environment = complete(BTreeMap::from([("PORT".to_owned(), "80".to_owned())]), &pod);
         let facts = PodFacts { node_memory_bytes: 1 << 30, ..PodFacts::default() };
-        build(&pod, &spec, &dir, &instance, ImageRef::Host, environment, Vec::new(), &facts)
+        build(&pod, &spec, &dir, &instance, ImageRef::Host, environment, &[], &facts)
     }
 
     #[test]

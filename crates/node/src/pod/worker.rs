@@ -42,6 +42,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const WRITE_RETRY: Duration = Duration::from_millis(500);
 /// The same patch is not sent twice within this time, should a server not keep what it is sent.
 const REPEAT: Duration = Duration::from_secs(10);
+/// A machine that waits for nothing is looked at this often all the same.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Of a termination message, as Kubernetes limits it.
 const MESSAGE_BYTES_MAX: u64 = 4096;
 /// Of the log, where that takes the message's place.
@@ -181,8 +183,7 @@ impl Worker {
         self.step(Input::Tick);
         while !self.over {
             let wake = self.machine.next_wake(self.context.clock.now());
-            let wake =
-                wake.map_or(Duration::from_hours(1), |at| self.context.clock.until(at)) + Duration::from_micros(500);
+            let wake = wake.map_or(IDLE, |at| self.context.clock.until(at)) + Duration::from_micros(500);
             tokio::select! {
                 biased;
                 changed = self.desired.changed() => {
@@ -194,7 +195,7 @@ impl Worker {
                         Desired::Gone => Input::Gone,
                     });
                 }
-                Some(news) = self.news.1.recv() => self.take_news(news).await,
+                Some(news) = self.news.1.recv() => self.take_news(news),
                 event = next(&mut self.runtime_events) => match event {
                     Some(SandboxEvent::Changed(status)) => self.container_changed(status),
                     Some(SandboxEvent::Lost) | None => self.lost().await,
@@ -207,7 +208,7 @@ impl Worker {
         self.context.with_views(|views| views.remove(&self.dir.uid()));
     }
 
-    async fn take_news(&mut self, news: News) {
+    fn take_news(&mut self, news: News) {
         match news {
             News::Input(input) => {
                 if matches!(input, Input::SandboxStopped) {

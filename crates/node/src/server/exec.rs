@@ -49,6 +49,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// What is to be run.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Independent flags of a request.
 struct Wanted {
     command: Vec<String>,
     stdin: bool,
@@ -150,7 +151,9 @@ async fn run(
         Streams::Pipes { stdin, stdout, stderr } => {
             let out = pump(stdout, STDOUT, sender.clone(), wanted.stdout);
             let err = pump(stderr, STDERR, sender.clone(), wanted.stderr);
-            let output = tokio::spawn(async move { tokio::join!(out, err); });
+            let output = tokio::spawn(async move {
+                tokio::join!(out, err);
+            });
             (tokio::spawn(take_input(source, stdin, |_, _| {})), output)
         }
         Streams::Terminal(pty) => {

@@ -126,16 +126,17 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Where in `tail`, the end of a file, the last `lines` lines begin; none if it holds fewer and does not say.
-pub fn last_lines(tail: &[u8], lines: u64) -> Option<usize> {
-    if lines == 0 {
-        return Some(tail.len());
+/// Looks for the beginning of the last lines in one piece of a file, the pieces being taken from the end backwards.
+/// `ends_left` is how many line ends are still to be passed; the place behind the last of them is the answer, if it lies
+/// in this piece.
+pub fn seek_back(piece: &[u8], ends_left: &mut u64) -> Option<usize> {
+    for (at, _) in piece.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+        *ends_left -= 1;
+        if *ends_left == 0 {
+            return Some(at + 1);
+        }
     }
-    let ends = tail.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
-    // The first end found is the last line's own, unless that line is not finished.
-    let own = usize::from(tail.last() == Some(&b'\n'));
-    let index = usize::try_from(lines).unwrap_or(usize::MAX).saturating_sub(1).saturating_add(own);
-    ends.into_iter().nth(index).map(|at| at + 1)
+    None
 }
 
 /// The last lines of a piece of a log file as plain text; the first line may be cut and is dropped if it makes no sense.
@@ -145,8 +146,12 @@ pub fn plain_tail(piece: &str, lines_max: usize) -> String {
     let mut reader = LogReader::new(LogOptions::default());
     let text =
         lines[from..].iter().filter(|line| Entry::parse(line.as_bytes()).is_some_and(|entry| entry.time().is_some()));
-    let text: String = text.map(|line| format!("{line}\n")).collect();
-    String::from_utf8_lossy(&reader.take(text.as_bytes())).into_owned()
+    let mut output = Vec::new();
+    for line in text {
+        output.extend(reader.take(line.as_bytes()));
+        output.extend(reader.take(b"\n"));
+    }
+    String::from_utf8_lossy(&output).into_owned()
 }
 
 #[cfg(test)]
@@ -183,11 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_found_from_the_end() {
-        for (lines, expected) in [(0, Some(6)), (1, Some(4)), (2, Some(2)), (3, None), (9, None)] {
-            assert_eq!(last_lines(b"a\nb\nc\n", lines), expected, "{lines}");
+    fn the_last_lines_are_found_piece_by_piece() {
+        let find = |ends: u64, pieces: &[&[u8]]| {
+            let mut left = ends;
+            pieces.iter().enumerate().find_map(|(index, piece)| Some((index, seek_back(piece, &mut left)?)))
+        };
+        // The end that closes the file counts: two ends for the last line.
+        for (ends, expected) in [(2, Some((0, 4))), (3, Some((0, 2))), (4, None)] {
+            assert_eq!(find(ends, &[b"a\nb\nc\n"]), expected, "{ends}");
+            assert_eq!(find(ends, &[b"\n", b"c", b"b\n", b"a\n"]).is_some(), expected.is_some(), "{ends}");
         }
-        assert_eq!(last_lines(b"a\nb", 1), Some(2));
+        assert_eq!(find(3, &[b"\n", b"c", b"b\n", b"a\n"]), Some((3, 2)));
+        assert_eq!(find(1, &[b"a\nb"]), Some((0, 2)));
     }
 
     #[test]

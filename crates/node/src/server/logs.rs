@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::context::Context;
 use crate::pod::dir::PodDir;
 use crate::pod::io::Instance;
-use crate::server::log_file::{LogOptions, LogReader, last_lines};
+use crate::server::log_file::{LogOptions, LogReader, seek_back};
 use crate::server::{Answer, Refusal};
 
 /// Read and sent at a time.
@@ -113,25 +113,25 @@ async fn stream(
 /// Goes to where the last `lines` lines begin, reading backwards.
 async fn seek_to_last(file: &mut File, lines: u64) -> std::io::Result<()> {
     let length = file.metadata().await?.len();
-    let mut left = lines;
+    if lines == 0 || length == 0 {
+        return file.seek(SeekFrom::End(0)).await.map(drop);
+    }
     let mut end = length;
+    let mut ends_left = lines;
     let mut buffer = vec![0; PIECE_BYTES];
     while end > 0 {
         let start = end.saturating_sub(PIECE_BYTES as u64);
         let piece = &mut buffer[..(end - start) as usize];
         file.seek(SeekFrom::Start(start)).await?;
         file.read_exact(piece).await?;
-        if let Some(at) = last_lines(piece, left) {
-            file.seek(SeekFrom::Start(start + at as u64)).await?;
-            return Ok(());
+        // The last line's own end is not where it begins.
+        if end == length && piece.last() == Some(&b'\n') {
+            ends_left = ends_left.saturating_add(1);
         }
-        // An end that closes the piece belongs to a line counted in this piece or the next.
-        let ends = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
-        left -= if end == length && piece.last() == Some(&b'\n') { ends.saturating_sub(1) } else { ends };
+        if let Some(at) = seek_back(piece, &mut ends_left) {
+            return file.seek(SeekFrom::Start(start + at as u64)).await.map(drop);
+        }
         end = start;
-        if end > 0 && left == 0 {
-            left = 1;
-        }
     }
     file.seek(SeekFrom::Start(0)).await.map(drop)
 }

@@ -236,14 +236,14 @@ mod tests {
         let container = mounts(json!([
             {"name": "scratch", "mountPath": "/data/deep", "subPathExpr": "logs/$(POD)"},
             {"name": "host", "mountPath": "/data", "readOnly": true}]));
-        let binds = super::binds(&container, &volumes, &environment).unwrap();
-        assert_eq!(binds[0].target, "/data");
-        assert!(binds[0].read_only);
-        assert_eq!(binds[1].source, scratch.canonicalize().unwrap().join("logs/web"));
+        let found = binds(&container, &volumes, &environment).unwrap();
+        assert_eq!(found[0].target, "/data");
+        assert!(found[0].read_only);
+        assert_eq!(found[1].source, scratch.canonicalize().unwrap().join("logs/web"));
         std::os::unix::fs::symlink("/etc", scratch.join("out")).unwrap();
         for bad in ["../x", "/etc", "out/passwd"] {
             let container = mounts(json!([{"name": "scratch", "mountPath": "/d", "subPath": bad}]));
-            assert!(matches!(super::binds(&container, &volumes, &environment), Err(VolumeError::SubPath(_))), "{bad}");
+            assert!(matches!(binds(&container, &volumes, &environment), Err(VolumeError::SubPath(_))), "{bad}");
         }
         remove(temporary.path()).unwrap();
         assert!(!temporary.path().exists());
