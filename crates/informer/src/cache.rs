@@ -148,7 +148,7 @@ impl<K: Kind> Cache<K> {
     pub fn observe(&self, object: K) {
         let key = ObjectKey::of(&object);
         let revision = revision_of(&object);
-        self.write(|content| content.put(key, object, revision));
+        self.write(|content| content.put(&key, object, revision));
     }
 
     /// Takes in that an object was deleted at `revision`.
@@ -201,19 +201,19 @@ impl<K: Kind> Cache<K> {
 }
 
 impl<K> Content<K> {
-    fn put(&mut self, key: ObjectKey, object: K, revision: u64) {
-        if self.buried.get(&key).is_some_and(|deleted| revision <= *deleted) {
+    fn put(&mut self, key: &ObjectKey, object: K, revision: u64) {
+        if self.buried.get(key).is_some_and(|deleted| revision <= *deleted) {
             return;
         }
-        self.buried.remove(&key);
+        self.buried.remove(key);
         let epoch = self.epoch;
-        if let Some(slot) = self.objects.get_mut(&key).filter(|slot| revision <= slot.revision && revision > 0) {
+        if let Some(slot) = self.objects.get_mut(key).filter(|slot| revision <= slot.revision && revision > 0) {
             slot.epoch = epoch;
             return;
         }
         let object = Arc::new(object);
         let before = self.objects.insert(key.clone(), Slot { object: object.clone(), revision, epoch });
-        self.tell(&key, before.as_ref().map(|slot| &slot.object), Some(&object));
+        self.tell(key, before.as_ref().map(|slot| &slot.object), Some(&object));
     }
 
     fn remove(&mut self, key: &ObjectKey, revision: u64) {

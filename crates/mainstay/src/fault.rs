@@ -368,7 +368,7 @@ impl Faults {
 
 /// A process in the pod's network namespace and the pod's address, from what shim and agent keep on disk.
 fn pod_place(directory: &Path) -> Option<(u32, Ipv4Addr)> {
-    let record: Value = serde_json::from_slice(&fs::read(directory.join("record.json")).ok()?).ok()?;
+    let record: Value = serde_json::from_slice(&fs::read(directory.join("state.json")).ok()?).ok()?;
     let address = record["ip"].as_str()?.parse().ok()?;
     let running = mainstay_runtime::sandbox::recorded_processes(directory);
     Some((u32::try_from(*running.first()?).ok()?, address))

@@ -10,6 +10,7 @@ mod client;
 mod down;
 mod fault;
 mod instance;
+mod node;
 mod pki;
 mod progress;
 mod server;
@@ -61,7 +62,8 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Node(args) => {
             log_to_stderr();
             let instance = Instance::load(&args.data.data_dir)?;
-            drop(instance);
+            let number = node::enter(&instance, &args.name)?;
+            small_runtime()?.block_on(node::run(instance, args.name, number))?;
         }
         Command::Supervise(args) => {
             log_to_stderr();

@@ -92,6 +92,8 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
+        () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
+        () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host) => {}
         _ = terminate.recv() => {}
     }
     Ok(())

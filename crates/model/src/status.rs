@@ -126,7 +126,7 @@ pub struct ApiError {
     /// `Status.message`.
     pub message: String,
     /// Which object it is about.
-    pub about: Option<About>,
+    pub about: Option<Box<About>>,
     /// The faults of single fields.
     pub causes: Vec<FieldError>,
     /// After how many seconds it is worth trying again.
@@ -140,7 +140,7 @@ impl ApiError {
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        self.about = Some(About { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() });
+        self.about = Some(Box::new(About { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }));
         self
     }
 

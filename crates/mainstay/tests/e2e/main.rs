@@ -1,0 +1,12 @@
+//! Mainstay from outside: the real binary, the real kubectl, real containers; broken where the design speaks of failure.
+//!
+//! Each test has its own data directory, port and address range, waits for conditions instead of sleeping, and takes
+//! everything down again even when it fails.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod cluster;
+mod commands;
+mod examples;
+mod faults;
+mod machine;
+mod recovery;
