@@ -27,6 +27,8 @@ mod queue;
 mod replica_set;
 mod service_account;
 mod settings;
+#[cfg(test)]
+mod testing;
 
 use kube::Client;
 use tokio::task::JoinSet;

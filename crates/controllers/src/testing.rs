@@ -1,0 +1,184 @@
+//! A cluster in memory for tests: the caches as the API server, plans carried out at once, an agent that makes pods ready.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use mainstay_informer::ObjectKey;
+use mainstay_model::patch::merge;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::action::{Action, Attempt, Now, Object, Plan, Target};
+use crate::caches::Caches;
+use crate::driver::Controller;
+
+/// A typed object from JSON.
+pub(crate) fn typed<K: DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+/// A plan as lines of text.
+pub(crate) fn shown(plan: &Plan) -> Vec<String> {
+    let actions = plan.actions.iter().filter(|action| !matches!(action, Action::Note(_)));
+    actions.map(ToString::to_string).collect()
+}
+
+/// The cluster. Objects are JSON in the caches; every write gets the next revision.
+pub(crate) struct World {
+    pub(crate) caches: Caches,
+    pub(crate) now: Timestamp,
+    revision: u64,
+    names: u64,
+    /// Refuse every creation of a pod with this message.
+    pub(crate) refuse_pods: Option<String>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            caches: Caches::default(),
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            revision: 1,
+            names: 0,
+            refuse_pods: None,
+        };
+        world.put(&Object::of(&typed::<Namespace>(json!({"metadata": {"name": "shop"}}))), None);
+        world
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now += SignedDuration::try_from(time).unwrap();
+    }
+
+    /// Applies a manifest: the spec is replaced, the status stays.
+    pub(crate) fn apply(&mut self, mut manifest: Value) {
+        manifest["metadata"]["namespace"] = json!("shop");
+        let resource = mainstay_model::resource::known(manifest["kind"].as_str().unwrap());
+        let name = manifest["metadata"]["name"].as_str().unwrap().to_owned();
+        let target = Target { resource, key: ObjectKey::new("shop", name), uid: None };
+        let old = self.get(&target);
+        if let Some(status) = old.as_ref().map(|old| old["status"].clone()) {
+            manifest["status"] = status;
+        }
+        let generation = old.as_ref().and_then(|old| old["metadata"]["generation"].as_i64()).unwrap_or(0);
+        if let Some(old) = &old {
+            manifest["metadata"] = merge(&old["metadata"], &manifest["metadata"]).unwrap();
+        }
+        manifest["metadata"]["generation"] = json!(generation + 1);
+        self.put(&Object { target, value: manifest }, None);
+    }
+
+    fn get(&self, target: &Target) -> Option<Value> {
+        let (key, caches) = (&target.key, &self.caches);
+        let found = match target.resource.kind {
+            "Deployment" => caches.deployments.get_key(key).map(|o| serde_json::to_value(&*o)),
+            "ReplicaSet" => caches.replica_sets.get_key(key).map(|o| serde_json::to_value(&*o)),
+            "Pod" => caches.pods.get_key(key).map(|o| serde_json::to_value(&*o)),
+            _ => None,
+        };
+        found.map(Result::unwrap)
+    }
+
+    /// Writes an object as the API server would.
+    pub(crate) fn put(&mut self, object: &Object, name: Option<String>) {
+        let mut value = object.value.clone();
+        self.revision += 1;
+        value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
+        if let Some(name) = name {
+            value["metadata"]["name"] = json!(name);
+        }
+        if value["metadata"]["uid"].is_null() {
+            value["metadata"]["uid"] = json!(format!("uid-{}", self.revision));
+            value["metadata"]["creationTimestamp"] = json!(self.now.to_string());
+        }
+        self.caches.observe(object.target.resource.kind, value);
+    }
+
+    /// Carries out one action; the error is the API server's refusal.
+    pub(crate) fn act(&mut self, action: &Action) -> Result<(), String> {
+        match action {
+            Action::Create(object) => {
+                if let Some(message) = self.refuse_pods.clone().filter(|_| object.target.resource.kind == "Pod") {
+                    return Err(message);
+                }
+                let generated = object.value["metadata"]["generateName"].as_str().map(str::to_owned);
+                self.names += 1;
+                let name = generated.map(|prefix| format!("{prefix}{:05}", self.names));
+                let mut object = object.clone();
+                object.value["metadata"]["generation"] = json!(1);
+                self.put(&object, name);
+            }
+            Action::ReplaceStatus(object) => {
+                let mut value = self.get(&object.target).unwrap();
+                assert_eq!(
+                    value["metadata"]["resourceVersion"], object.value["metadata"]["resourceVersion"],
+                    "conflict in {action}"
+                );
+                value["status"] = object.value["status"].clone();
+                self.put(&Object { target: object.target.clone(), value }, None);
+            }
+            Action::Patch(target, patch) => {
+                let Some(old) = self.get(target) else { return Ok(()) };
+                let mut value = merge(&old, patch).unwrap();
+                if old["spec"] != value["spec"] {
+                    value["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+                }
+                self.put(&Object { target: target.clone(), value }, None);
+            }
+            Action::Delete { target, grace_seconds, .. } => {
+                let running = target.resource.kind == "Pod" && *grace_seconds != Some(0);
+                match self.get(target) {
+                    Some(mut value) if running && !value["spec"]["nodeName"].is_null() => {
+                        value["metadata"]["deletionTimestamp"] = json!(self.now.to_string());
+                        self.put(&Object { target: target.clone(), value }, None);
+                    }
+                    Some(_) => self.caches.observe_deleted(target.resource.kind, &target.key),
+                    None => {}
+                }
+            }
+            Action::Note(_) => {}
+            other => panic!("not in this world: {other}"),
+        }
+        Ok(())
+    }
+
+    /// One look of a controller at one key; whether it did anything.
+    pub(crate) fn look<C: Controller>(&mut self, controller: &C, key: &C::Key, attempt: &mut Attempt) -> Plan {
+        let now = Now { wall: self.now, monotonic: Duration::ZERO };
+        let plan = controller.plan(&self.caches, key, attempt, now);
+        for action in &plan.actions {
+            if let Err(error) = self.act(action) {
+                attempt.failures += 1;
+                attempt.error = Some(error);
+                return plan;
+            }
+        }
+        *attempt = Attempt::default();
+        plan
+    }
+
+    /// Changes a pod's JSON as an agent or the scheduler would.
+    pub(crate) fn change_pod(&mut self, pod: &Pod, change: impl FnOnce(&mut Value)) {
+        let object = Object::of(pod);
+        let mut value = object.value.clone();
+        change(&mut value);
+        self.put(&Object { value, ..object }, None);
+    }
+
+    /// The agent: binds and starts a pod and reports it ready.
+    pub(crate) fn start_pod(&mut self, pod: &Pod) {
+        let now = self.now.to_string();
+        self.change_pod(pod, |pod| {
+            pod["spec"]["nodeName"] = json!("node-1");
+            pod["status"] = json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": now}]});
+        });
+    }
+
+    /// The agent: a pod that is being deleted has stopped.
+    pub(crate) fn stop_pod(&mut self, pod: &Pod) {
+        self.caches.observe_deleted("Pod", &ObjectKey::of(pod));
+    }
+}
