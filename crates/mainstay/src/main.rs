@@ -92,8 +92,7 @@ fn prepare(runtime: &Runtime) -> &Runtime {
 /// Logs of the long-running roles; `MAINSTAY_LOG` sets what is logged, for example `debug` or `mainstay_node=trace`.
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSTAY_LOG");
-    let filter =
-        filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=warn,libcontainer=error"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 

@@ -38,7 +38,7 @@ impl Api {
         self.send(Method::POST, &path, "application/json", &binding).await
     }
 
-    /// Writes into the pod's status that no node would take it.
+    /// Writes into the pod's status that no node would take it, unless the pod has changed since: it may be bound by now.
     pub(crate) async fn refused(&self, pod: &Waiting, message: &str) -> Result<(), kube::Error> {
         let (namespace, name) = names(pod);
         let path = format!("{}/status", known("Pod").path(Some(namespace), Some(name)));
@@ -46,7 +46,7 @@ impl Api {
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": format_time(Timestamp::now()),
         });
-        let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
+        let patch = json!({"metadata": {"uid": pod.uid, "resourceVersion": pod.revision}, "status": {"conditions": [condition]}});
         self.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &patch).await
     }
 

@@ -173,12 +173,14 @@ impl Driver {
         }
         let facts = Arc::new(PodFacts::of(pod));
         // The report of its refusal is a change of the pod, too; that alone is no reason to look again.
-        if self.pending.get(key).is_some_and(|known| known.uid == uid && *known.facts == *facts) {
+        let revision = pod.metadata.resource_version.clone().unwrap_or_default();
+        if let Some(known) = self.pending.get_mut(key).filter(|known| known.uid == uid && *known.facts == *facts) {
+            known.revision = revision;
             return;
         }
         let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
         let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-        self.pending.put(Waiting::new(facts, uid, priority, created));
+        self.pending.put(Waiting::new(facts, uid, priority, created, revision));
     }
 
     fn is_ours(&self, pod: &Pod) -> bool {

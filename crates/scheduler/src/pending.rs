@@ -21,6 +21,8 @@ pub(crate) struct Waiting {
     pub(crate) uid: String,
     pub(crate) priority: i32,
     pub(crate) created: Timestamp,
+    /// The pod's latest known `resourceVersion`: a report of a refusal is worth nothing once the pod is bound.
+    pub(crate) revision: String,
     /// Refusals in a row.
     pub(crate) refusals: u32,
     /// What its status says about the last one.
@@ -30,8 +32,8 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn new(facts: Arc<PodFacts>, uid: String, priority: i32, created: Timestamp) -> Self {
-        Self { facts, uid, priority, created, refusals: 0, told: None, again: None }
+    pub(crate) fn new(facts: Arc<PodFacts>, uid: String, priority: i32, created: Timestamp, revision: String) -> Self {
+        Self { facts, uid, priority, created, revision, refusals: 0, told: None, again: None }
     }
 
     fn rank(&self) -> Rank {
@@ -119,9 +121,9 @@ impl Pending {
         !self.refused.is_empty()
     }
 
-    /// Whether the pod, of this uid, is known and has been refused with these very facts being current.
-    pub(crate) fn get(&self, key: &str) -> Option<&Waiting> {
-        self.pods.get(key)
+    /// The pod, if it is waiting.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Waiting> {
+        self.pods.get_mut(key)
     }
 }
 
@@ -134,7 +136,13 @@ mod tests {
         let mut object = Pod::default();
         object.metadata.name = Some(name.to_owned());
         let facts = Arc::new(PodFacts::of(&object));
-        Waiting::new(facts, name.to_owned(), priority, Timestamp::from_second(created).unwrap_or_default())
+        Waiting::new(
+            facts,
+            name.to_owned(),
+            priority,
+            Timestamp::from_second(created).unwrap_or_default(),
+            String::new(),
+        )
     }
 
     #[test]

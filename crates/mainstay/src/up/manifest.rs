@@ -157,6 +157,23 @@ impl Manifest {
         format!("{}/{}", self.resource.singular, self.name)
     }
 
+    /// Whether it makes pods, or is one.
+    pub fn runs(&self) -> bool {
+        !ORDER.contains(&self.resource.kind)
+    }
+
+    /// The text that `kubectl apply` would keep of this manifest: without changes on its part, it finds nothing to do.
+    fn applied_text(&self) -> String {
+        let mut object = self.object.clone();
+        let metadata = meta::ensure_map(&mut object["metadata"]);
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        meta::ensure_map(annotations).remove(LAST_APPLIED);
+        if let Some(namespace) = &self.namespace {
+            metadata.insert("namespace".to_owned(), json!(namespace));
+        }
+        format!("{object}\n")
+    }
+
     /// Creates or patches the object.
     ///
     /// # Errors
@@ -165,7 +182,7 @@ impl Manifest {
         let failed =
             |source| ManifestError::Apply { path: self.path.clone(), object: self.shown(), source: Box::new(source) };
         let mut object = self.object.clone();
-        let applied = self.object.to_string();
+        let applied = self.applied_text();
         meta::set_annotation(&mut object, LAST_APPLIED, &applied);
         let namespace = self.namespace.as_deref();
         let collection =

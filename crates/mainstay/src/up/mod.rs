@@ -26,7 +26,7 @@ use manifest::{Manifest, ManifestError};
 use preflight::PreflightError;
 use processes::ProcessError;
 use supervisor::{SuperviseError, Supervisor};
-use wait::{Outcome, Progress};
+use wait::{Outcome, Progress, Waiting};
 
 /// Where the API listens unless told otherwise.
 const DEFAULT_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 6443);
@@ -212,9 +212,6 @@ async fn bring_up(
     manifests: &[Manifest],
     begun: Instant,
 ) -> Result<(), UpError> {
-    for manifest in manifests {
-        manifest.apply(client).await?;
-    }
     let show = if args.quiet {
         Progress::Silent
     } else if std::io::stderr().is_terminal() {
@@ -223,7 +220,17 @@ async fn bring_up(
         Progress::Lines
     };
     let timeout = Duration::from_secs(args.timeout);
-    match wait::until_ready(client, instance, manifests, timeout, show, begun).await {
+    let mut waiting = Waiting::start(client, instance, begun + timeout, show, begun).await;
+    // What runs comes after the nodes, so that the scheduler spreads it over all of them.
+    let (first, then) = manifests.split_at(manifests.partition_point(|manifest| !manifest.runs()));
+    for manifest in first {
+        manifest.apply(client).await?;
+    }
+    waiting.until_ready(&[]).await;
+    for manifest in then {
+        manifest.apply(client).await?;
+    }
+    match waiting.until_ready(manifests).await {
         Outcome::Ready { services } => {
             let ready_ms = begun.elapsed().as_millis();
             let record = serde_json::json!({"ready_ms": ready_ms}).to_string();

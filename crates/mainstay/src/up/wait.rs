@@ -127,39 +127,57 @@ fn belongs(pod: &Pod, namespace: &str, deployment: &str) -> bool {
     owned && pod.metadata.namespace.as_deref() == Some(namespace)
 }
 
-/// Waits until everything that the manifests are about, and every node, is Ready.
-pub async fn until_ready(
-    client: &Client,
-    instance: &Instance,
-    manifests: &[Manifest],
-    timeout: Duration,
-    show: Progress,
-    begun: Instant,
-) -> Outcome {
-    let deadline = begun + timeout;
-    let world = World::watch(client).await;
-    let mut readers =
-        (world.nodes.subscribe(), world.pods.subscribe(), world.deployments.subscribe(), world.services.subscribe());
-    let mut screen = Screen { show, begun, drawn: 0, told: HashSet::new() };
-    loop {
-        let standings = world.standings(instance, manifests);
-        screen.update(&standings);
-        if standings.values().all(Standing::is_well) {
-            screen.clear();
-            let of = |manifest: &&Manifest| manifest.resource.kind == "Service";
-            let found = manifests.iter().filter(of).filter_map(|manifest| {
-                world.services.get(manifest.namespace.as_deref().unwrap_or_default(), &manifest.name)
-            });
-            return Outcome::Ready { services: found.map(|service| (*service).clone()).collect() };
-        }
-        if Instant::now() >= deadline {
-            screen.clear();
-            let waiting = standings.values().filter(|standing| !standing.is_well());
-            return Outcome::Waiting { reasons: waiting.map(line).collect() };
-        }
-        tokio::select! {
-            () = world.changed(&mut readers) => {}
-            () = tokio::time::sleep_until(deadline.into()) => {}
+/// A look at the world that goes on from one wait to the next.
+pub struct Waiting<'a> {
+    instance: &'a Instance,
+    deadline: Instant,
+    world: World,
+    readers: Readers,
+    screen: Screen,
+}
+
+impl<'a> Waiting<'a> {
+    /// Begins to watch.
+    pub async fn start(
+        client: &Client,
+        instance: &'a Instance,
+        deadline: Instant,
+        show: Progress,
+        begun: Instant,
+    ) -> Self {
+        let world = World::watch(client).await;
+        let readers = (
+            world.nodes.subscribe(),
+            world.pods.subscribe(),
+            world.deployments.subscribe(),
+            world.services.subscribe(),
+        );
+        let screen = Screen { show, begun, drawn: 0, told: HashSet::new() };
+        Self { instance, deadline, world, readers, screen }
+    }
+
+    /// Waits until everything that the manifests are about, and every node, is Ready.
+    pub async fn until_ready(&mut self, manifests: &[Manifest]) -> Outcome {
+        loop {
+            let standings = self.world.standings(self.instance, manifests);
+            self.screen.update(&standings);
+            if standings.values().all(Standing::is_well) {
+                self.screen.clear();
+                let services = manifests.iter().filter(|manifest| manifest.resource.kind == "Service");
+                let found = services.filter_map(|service| {
+                    self.world.services.get(service.namespace.as_deref().unwrap_or_default(), &service.name)
+                });
+                return Outcome::Ready { services: found.map(|service| (*service).clone()).collect() };
+            }
+            if Instant::now() >= self.deadline {
+                self.screen.clear();
+                let waiting = standings.values().filter(|standing| !standing.is_well());
+                return Outcome::Waiting { reasons: waiting.map(line).collect() };
+            }
+            tokio::select! {
+                () = self.world.changed(&mut self.readers) => {}
+                () = tokio::time::sleep_until(self.deadline.into()) => {}
+            }
         }
     }
 }

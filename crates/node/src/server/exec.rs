@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::context::Context;
@@ -237,7 +239,9 @@ async fn forward(mut messages: mpsc::Receiver<Message>, mut sink: SplitSink<Sock
             return;
         }
     }
-    let _ = sink.send(Message::Close(None)).await;
+    // With a status, or kubectl takes the end for an accident.
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = sink.send(Message::Close(Some(frame))).await;
     let _ = sink.close().await;
 }
 
