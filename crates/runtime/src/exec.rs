@@ -5,28 +5,32 @@
 //! ends with the command's exit code. Its own standard streams are the command's.
 //!
 //! Guarantees: helper and command share a cgroup of their own and are killed together when the [`Exec`] is dropped (a
-//! probe's timeout, a closed connection), at whatever point of the start they are. They also die with the agent.
+//! probe's timeout, a closed connection), at whatever point of the start they are. They also die with the agent's thread
+//! that started them: start them on a thread that stays.
+//!
+//! A command has the container's user, groups, capabilities, environment and working directory.
 
 mod pty;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
-use libcontainer::workload::default::get_executor;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use crate::cgroup::{Cgroups, CommandCgroup};
-use crate::protocol::{ContainerStatus, SandboxConfig};
+use crate::protocol::{ContainerState, ContainerStatus, SandboxConfig};
 use crate::shim::{CONFIG, RECORD, container_directory, container_state_root};
+use crate::workload::{Program, reason};
 pub use pty::Pty;
 
 /// Exit code of the helper when the command could not be started, as shells use it.
@@ -139,8 +143,8 @@ impl Drop for Exec {
 /// The group of a command; `None` when the sandbox is gone, and then so is the command.
 fn command_group(config: &ExecConfig, helper: u32) -> Option<CommandCgroup> {
     let sandbox: SandboxConfig = read_json(&config.dir.join(CONFIG)).ok()?;
-    let cgroups = Cgroups::detect().ok()?;
-    Some(cgroups.node(&sandbox.instance, &sandbox.node).pod(&sandbox.uid).command(helper))
+    let pod = Cgroups::detect().ok()?.node(&sandbox.instance, &sandbox.node).pod(&sandbox.uid);
+    Some(pod.command(&config.container_id, helper))
 }
 
 /// Runs the helper; `args` are what follows `mainstay shim-exec`. Answers the process's exit code.
@@ -162,7 +166,8 @@ pub fn run(args: &[String]) -> i32 {
             }
         },
         Err(error) => {
-            let code = if error.contains("not found") { NOT_FOUND } else { NOT_STARTED };
+            let missing = error.contains("file not found") || error.contains("no such file");
+            let code = if missing { NOT_FOUND } else { NOT_STARTED };
             complain(&error, code)
         }
     }
@@ -176,10 +181,16 @@ fn complain(text: &str, code: i32) -> i32 {
 fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
     let dir = container_directory(&config.dir, &config.container_id);
     let status: ContainerStatus = read_json(&dir.join(RECORD))?;
+    if status.state != ContainerState::Running {
+        // Its process number may be another process's by now.
+        return Err("container not running".to_owned());
+    }
     // Should the agent die, so does this process, and with it the command.
     let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
     let group = command_group(config, std::process::id()).ok_or("the pod's sandbox is gone")?;
     group.enter().map_err(|error| error.to_string())?;
+    let door = group.door().map_err(|error| error.to_string())?;
+    let process = process(config, &dir)?;
     for (name, kind) in
         [("net", CloneFlags::CLONE_NEWNET), ("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)]
     {
@@ -187,57 +198,52 @@ fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
         let namespace = File::open(&path).map_err(|_| "container not running".to_owned())?;
         setns(namespace, kind).map_err(|error| format!("cannot join the pod's {name} namespace: {error}"))?;
     }
-    let builder = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
+    let program = Program {
+        terminal: config.tty,
+        dies_with_parent: true,
+        // `libcontainer` puts the command into the container's group; it comes back to be killed with all it starts.
+        group: Some(door.as_raw_fd()),
+        report: None,
+    };
+    let tenant = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
         .with_root_path(container_state_root(&config.dir))
         .map_err(|error| error.to_string())?
-        .with_executor(InContainer { terminal: config.tty });
-    let tenant = builder
+        .with_executor(program)
         .as_tenant()
         .with_container_args(config.command.clone())
-        .with_env(config.env.iter().cloned().collect())
+        .with_process(Some(format!("/proc/self/fd/{}", process.as_raw_fd())))
         .with_detach(false)
         .build();
-    let pid = tenant.map_err(|error| words(&error, &config.command))?;
+    let pid = tenant.map_err(|error| reason(&error))?;
     Ok(nix::unistd::Pid::from_raw(pid.as_raw()))
+}
+
+/// The command's description in memory: the container's own — user, capabilities, directory, environment — with another
+/// program.
+fn process(config: &ExecConfig, container: &Path) -> Result<File, String> {
+    let mut specification: Value = read_json(&container.join("config.json"))?;
+    let mut process = specification["process"].take();
+    let mut variables = config.env.clone();
+    if config.tty && !variables.iter().any(|(name, _)| name == "TERM") {
+        variables.push(("TERM".to_owned(), "xterm".to_owned()));
+    }
+    let given = process["env"].as_array().cloned().unwrap_or_default();
+    let replaced = |variable: &Value| {
+        let name = variable.as_str().and_then(|text| text.split('=').next()).unwrap_or_default();
+        variables.iter().any(|(other, _)| other == name)
+    };
+    let mut env: Vec<Value> = given.into_iter().filter(|variable| !replaced(variable)).collect();
+    env.extend(variables.iter().map(|(name, value)| Value::from(format!("{name}={value}"))));
+    process["env"] = env.into();
+    process["args"] = config.command.clone().into();
+    let failed = |error: io::Error| format!("cannot describe the command: {error}");
+    let memory = memfd_create(c"process", MFdFlags::MFD_CLOEXEC).map_err(|error| failed(error.into()))?;
+    let mut file = File::from(memory);
+    file.write_all(process.to_string().as_bytes()).map_err(failed)?;
+    Ok(file)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
     let text = fs::read(path).map_err(|_| "container not found".to_owned())?;
     serde_json::from_slice(&text).map_err(|error| format!("cannot read {}: {error}", path.display()))
-}
-
-fn words(error: &dyn std::error::Error, command: &[String]) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    if text.contains("not found in $PATH") {
-        return format!("exec: {:?}: executable file not found in $PATH", command.first().map_or("", String::as_str));
-    }
-    text
-}
-
-/// What happens in the container just before the command takes over.
-#[derive(Clone)]
-struct InContainer {
-    terminal: bool,
-}
-
-impl Executor for InContainer {
-    #[allow(unsafe_code)]
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-            .map_err(|error| ExecutorError::Other(format!("cannot tie the command to its helper: {error}")))?;
-        if self.terminal {
-            // SAFETY: plain ioctl on standard input; the process has just become a session leader without a terminal.
-            unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
-        }
-        get_executor().exec(spec)
-    }
-
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        get_executor().validate(spec)
-    }
 }

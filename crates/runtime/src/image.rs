@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -59,6 +59,14 @@ pub enum ImageError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file system cannot mark a directory as hiding what is below it.
+    #[error("cannot mark {path} as opaque: {source}")]
+    Unfit {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: nix::Error,
+    },
     /// The overlay could not be mounted.
     #[error("cannot mount the root file system at {path}: {source}")]
     Mount {
@@ -77,8 +85,11 @@ const EMPTY: &[(&str, u32)] = &[
     ("root", 0o700),
     ("run", 0o755),
     ("tmp", 0o1777),
-    ("var/tmp", 0o1777),
     ("etc/ssh", 0o755),
+    ("etc/ssl/private", 0o700),
+    // Debian keeps copies of the password files here.
+    ("var/backups", 0o755),
+    ("var/tmp", 0o1777),
 ];
 
 /// Files that a container sees empty.
@@ -99,7 +110,9 @@ pub(crate) fn mount_host(dir: &Path, hidden: &[PathBuf]) -> Result<PathBuf, Imag
     make_dir(&rootfs, 0o755)?;
     match try_overlay(dir, &rootfs, hidden) {
         // The directory lies on a file system that cannot be an upper layer (an overlay itself, say): use memory.
-        Err(ImageError::Mount { source: nix::Error::EINVAL | nix::Error::EOPNOTSUPP, .. }) => {
+        Err(
+            ImageError::Unfit { .. } | ImageError::Mount { source: nix::Error::EINVAL | nix::Error::EOPNOTSUPP, .. },
+        ) => {
             let memory = dir.join("memory");
             make_dir(&memory, 0o700)?;
             mount(Some("mainstay"), &memory, Some("tmpfs"), MsFlags::empty(), Some(MEMORY_UPPER))
@@ -115,11 +128,15 @@ fn try_overlay(dir: &Path, rootfs: &Path, hidden: &[PathBuf]) -> Result<(), Imag
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     make_dir(&upper, 0o755)?;
     make_dir(&work, 0o700)?;
-    for (path, mode) in EMPTY {
-        cover(&upper, Path::new(path), *mode)?;
-    }
-    for path in hidden {
-        cover(&upper, path.strip_prefix("/").unwrap_or(path), 0o700)?;
+    let empty = EMPTY.iter().map(|(path, mode)| (Path::new("/").join(path), *mode));
+    let mut covered: Vec<PathBuf> = Vec::new();
+    for (path, mode) in empty.chain(hidden.iter().map(|path| (path.clone(), 0o700))) {
+        // Where it really is: covering a link would hide nothing. What is not there needs no cover.
+        let Ok(path) = path.canonicalize() else { continue };
+        if path.is_dir() && path != Path::new("/") && !covered.iter().any(|above| path.starts_with(above)) {
+            cover(&upper, path.strip_prefix("/").unwrap_or(&path), mode)?;
+            covered.push(path);
+        }
     }
     for path in BLANK {
         if Path::new("/").join(path).exists() {
@@ -131,31 +148,39 @@ fn try_overlay(dir: &Path, rootfs: &Path, hidden: &[PathBuf]) -> Result<(), Imag
     let program = upper.join(PROGRAM.trim_start_matches('/'));
     make_parents(&upper, Path::new(PROGRAM.trim_start_matches('/')))?;
     File::create(&program).map_err(|source| ImageError::Prepare { path: program, source })?;
-    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+    let options = format!("lowerdir=/,upperdir={},workdir={}", escape(&upper), escape(&work));
     mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(|source| ImageError::Mount { path: rootfs.to_owned(), source })
 }
 
+/// A path as a mount option, in which a comma would end it.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace(',', "\\,")
+}
+
 /// An empty directory in the upper layer that hides what is below it.
 fn cover(upper: &Path, path: &Path, mode: u32) -> Result<(), ImageError> {
-    let lower = Path::new("/").join(path);
-    // A link (such as /var/run) is covered where it points to.
-    if !lower.is_dir() || lower.is_symlink() {
-        return Ok(());
-    }
     make_parents(upper, path)?;
     let place = upper.join(path);
     make_dir(&place, mode)?;
-    set_opaque(&place).map_err(|source| ImageError::Prepare { path: place, source: source.into() })
+    set_opaque(&place).map_err(|source| ImageError::Unfit { path: place, source })
 }
 
-/// The directories above `path`, with the permissions they have on the machine.
+/// The directories above `path`, with the owners and permissions they have on the machine.
 fn make_parents(upper: &Path, path: &Path) -> Result<(), ImageError> {
     let mut so_far = PathBuf::new();
     for part in path.parent().into_iter().flat_map(Path::components) {
         so_far.push(part);
-        let mode = fs::metadata(Path::new("/").join(&so_far)).map_or(0o755, |meta| meta.permissions().mode() & 0o7777);
-        make_dir(&upper.join(&so_far), mode)?;
+        let place = upper.join(&so_far);
+        if place.exists() {
+            continue;
+        }
+        let there = fs::metadata(Path::new("/").join(&so_far)).ok();
+        make_dir(&place, there.as_ref().map_or(0o755, |there| there.permissions().mode() & 0o7777))?;
+        if let Some(there) = there.filter(|there| there.uid() != 0 || there.gid() != 0) {
+            chown(&place, Some(there.uid()), Some(there.gid()))
+                .map_err(|source| ImageError::Prepare { path: place, source })?;
+        }
     }
     Ok(())
 }

@@ -19,3 +19,4 @@ pub mod protocol;
 pub mod sandbox;
 pub mod shim;
 mod spec;
+mod workload;

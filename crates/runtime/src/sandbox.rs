@@ -6,26 +6,33 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::cgroup::{CgroupError, Cgroups};
-use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, Message, Request, SandboxConfig, Wish};
+use crate::protocol::{
+    ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish,
+};
 use crate::shim::{self, CONFIG, SOCKET};
 
 /// How long a shim may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a shim may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// News that may wait for the agent.
+/// How long a shim may take to go when told to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// News that may wait for the agent; what comes beyond that is dropped, as [`Sandbox::statuses`] tells it too.
 const NEWS_MAX: usize = 1024;
+/// Requests that may wait to be written.
+const REQUESTS_MAX: usize = 64;
 
 /// Why a sandbox did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +79,33 @@ pub enum SandboxEvent {
     Lost,
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Vec<ContainerStatus>, String>>>>>;
+type Answer = Result<Vec<ContainerStatus>, String>;
+
+/// Who waits for which answer.
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits; when it is dropped, the answer is no longer wanted.
+struct Turn<'a>(&'a Waiting, u64);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
 
 /// A connection to the shim of one pod.
 pub struct Sandbox {
     config: SandboxConfig,
     pid: u32,
-    writer: tokio::sync::Mutex<(OwnedWriteHalf, u64)>,
+    requests: mpsc::Sender<Vec<u8>>,
+    number: AtomicU64,
     waiting: Waiting,
     events: Mutex<Option<mpsc::Receiver<SandboxEvent>>>,
 }
@@ -91,7 +118,7 @@ impl Sandbox {
     pub async fn create(config: &SandboxConfig) -> Result<Self, SandboxError> {
         let created = Self::try_create(config).await;
         if created.is_err() {
-            let _ = clean_up(config);
+            let _ = clean_up_aside(config).await;
         }
         created
     }
@@ -104,65 +131,53 @@ impl Sandbox {
         fs::write(&path, text).map_err(file(path.clone()))?;
         let log_path = config.dir.join("shim.log");
         let log = File::create(&log_path).map_err(file(log_path.clone()))?;
-        let mut child = Command::new(&config.exe)
-            .arg("shim")
-            .arg("--dir")
-            .arg(&config.dir)
-            .current_dir("/")
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .map_err(|source| SandboxError::Spawn { exe: config.exe.clone(), source })?;
-        let connected = timeout(START_TIMEOUT, async {
-            let mut wait = Duration::from_micros(500);
-            loop {
-                if let Ok(stream) = connect(&config.dir).await {
-                    return Ok(stream);
-                }
-                if let Ok(Some(_)) = child.try_wait() {
-                    let log = fs::read_to_string(&log_path).unwrap_or_default();
-                    return Err(SandboxError::NotUp(log.trim().to_owned()));
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_millis(20));
-            }
-        });
-        let stream = connected.await.map_err(|_| SandboxError::NotUp("it did not listen in time".to_owned()))??;
+        let mut child = spawn(config, log)?;
+        let up = timeout(START_TIMEOUT, come_up(config, &mut child, &log_path)).await;
+        let attached = match up {
+            Ok(Ok(stream)) => Self::attach(config.clone(), stream).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(SandboxError::NotUp("it did not listen in time".to_owned())),
+        };
+        if attached.is_err() {
+            // It may hang before it is in the pod's cgroup, where cleaning up would find it.
+            let _ = child.start_kill();
+        }
         // While this process lives the shim is its child and must be reaped.
         tokio::spawn(async move { child.wait().await });
-        Self::attach(config.clone(), stream).await
+        attached
     }
 
     /// Connects to the shim that lives in a pod's directory; `None` if there is none.
     ///
     /// # Errors
-    /// When there is one but it does not answer.
+    /// When there may be one but it cannot be reached or does not answer.
     pub async fn adopt(dir: &Path) -> Result<Option<Self>, SandboxError> {
-        let Ok(text) = fs::read(dir.join(CONFIG)) else { return Ok(None) };
         let path = dir.join(CONFIG);
+        let Ok(text) = fs::read(&path) else { return Ok(None) };
         let config =
             serde_json::from_slice(&text).map_err(|error| SandboxError::File { path, source: error.into() })?;
         match connect(dir).await {
             Ok(stream) => Self::attach(config, stream).await.map(Some),
-            Err(_) => Ok(None),
+            // Nobody listens. Every other error says nothing about the shim, and its pod must not be taken for lost.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
+            Err(source) => Err(SandboxError::File { path: dir.join(SOCKET), source }),
         }
     }
 
     async fn attach(config: SandboxConfig, stream: UnixStream) -> Result<Self, SandboxError> {
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
-        let mut line = String::new();
-        let hello = timeout(START_TIMEOUT, reader.read_line(&mut line)).await.map_err(|_| SandboxError::Silent)?;
-        hello.map_err(|_| SandboxError::Gone)?;
-        let Ok(Message::Hello { pid }) = serde_json::from_str(&line) else { return Err(SandboxError::Gone) };
+        let hello = timeout(START_TIMEOUT, next(&mut reader)).await.map_err(|_| SandboxError::Silent)?;
+        let Some(Message::Hello { pid }) = hello else { return Err(SandboxError::Gone) };
         let waiting = Waiting::default();
         let (news, events) = mpsc::channel(NEWS_MAX);
+        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         tokio::spawn(listen(reader, waiting.clone(), news));
-        let (writer, events) = (tokio::sync::Mutex::new((writer, 0)), Mutex::new(Some(events)));
-        Ok(Self { config, pid, writer, waiting, events })
+        tokio::spawn(speak(writer, waiting.clone(), queue));
+        let events = Mutex::new(Some(events));
+        Ok(Self { config, pid, requests, number: AtomicU64::new(0), waiting, events })
     }
 
     /// The process whose network namespace is the pod's.
@@ -180,7 +195,7 @@ impl Sandbox {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Makes and starts a container.
+    /// Makes and starts a container; its program runs when this answers.
     ///
     /// # Errors
     /// [`SandboxError::Refused`] with what people should read.
@@ -189,7 +204,7 @@ impl Sandbox {
         statuses.pop().ok_or(SandboxError::Gone)
     }
 
-    /// Sends a signal to a container's first process.
+    /// Sends a signal to a container's first process. One that has ended needs none.
     ///
     /// # Errors
     /// When there is no such container or signal.
@@ -197,7 +212,7 @@ impl Sandbox {
         self.ask(Wish::Signal { id: id.to_owned(), signal }).await.map(drop)
     }
 
-    /// Takes a container away, running or not.
+    /// Takes a container away, running or not, with its record; its log stays.
     ///
     /// # Errors
     /// When the shim is gone.
@@ -218,30 +233,62 @@ impl Sandbox {
     /// # Errors
     /// When processes do not die.
     pub async fn stop(&self) -> Result<(), SandboxError> {
-        match timeout(Duration::from_secs(5), self.ask(Wish::Stop)).await {
-            // A shim that is gone or stuck is dealt with by force.
-            Ok(_) | Err(_) => {}
-        }
-        let config = self.config.clone();
-        tokio::task::spawn_blocking(move || clean_up(&config)).await.map_err(|_| SandboxError::Gone)?
+        // A frozen shim cannot answer. One that is gone or stuck is dealt with by force.
+        let _ = Cgroups::detect()?.node(&self.config.instance, &self.config.node).pod(&self.config.uid).freeze(false);
+        let _ = timeout(STOP_TIMEOUT, self.ask(Wish::Stop)).await;
+        clean_up_aside(&self.config).await
     }
 
     async fn ask(&self, wish: Wish) -> Result<Vec<ContainerStatus>, SandboxError> {
-        let (answer, answered) = oneshot::channel();
-        {
-            let mut guard = self.writer.lock().await;
-            let (writer, number) = &mut *guard;
-            *number += 1;
-            let mut line = serde_json::to_vec(&Request { number: *number, wish }).unwrap_or_default();
-            line.push(b'\n');
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(*number, answer);
-            writer.write_all(&line).await.map_err(|_| SandboxError::Gone)?;
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let mut line = serde_json::to_vec(&Request { number, wish }).unwrap_or_default();
+        line.push(b'\n');
+        if line.len() > LINE_BYTES_MAX {
+            let text =
+                format!("the container's description has {} bytes, at most {LINE_BYTES_MAX} are possible", line.len());
+            return Err(SandboxError::Refused(text));
         }
+        let (answer, answered) = oneshot::channel();
+        self.waiting.lock().insert(number, answer);
+        let _turn = Turn(&self.waiting, number);
+        self.requests.send(line).await.map_err(|_| SandboxError::Gone)?;
         match timeout(ANSWER_TIMEOUT, answered).await {
             Ok(Ok(result)) => result.map_err(SandboxError::Refused),
             Ok(Err(_)) => Err(SandboxError::Gone),
             Err(_) => Err(SandboxError::Silent),
         }
+    }
+}
+
+/// Starts the shim's process.
+fn spawn(config: &SandboxConfig, log: File) -> Result<Child, SandboxError> {
+    Command::new(&config.exe)
+        .arg("shim")
+        .arg("--dir")
+        .arg(&config.dir)
+        .current_dir("/")
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|source| SandboxError::Spawn { exe: config.exe.clone(), source })
+}
+
+/// Waits until the shim listens or has ended.
+async fn come_up(config: &SandboxConfig, child: &mut Child, log_path: &Path) -> Result<UnixStream, SandboxError> {
+    let mut wait = Duration::from_micros(500);
+    loop {
+        if let Ok(stream) = connect(&config.dir).await {
+            return Ok(stream);
+        }
+        if let Ok(Some(_)) = child.try_wait() {
+            let log = fs::read_to_string(log_path).unwrap_or_default();
+            return Err(SandboxError::NotUp(log.trim().to_owned()));
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_millis(8));
     }
 }
 
@@ -251,32 +298,46 @@ async fn connect(dir: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd())).await
 }
 
+/// The shim's next message; `None` when it is gone or talks nonsense.
+async fn next(reader: &mut BufReader<OwnedReadHalf>) -> Option<Message> {
+    let mut line = Vec::new();
+    reader.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).await.ok()?;
+    serde_json::from_slice(&line).ok()
+}
+
 /// Hands answers to who waits for them and news to the agent, until the shim is gone.
 async fn listen(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, news: mpsc::Sender<SandboxEvent>) {
-    let mut line = String::new();
-    loop {
-        line.clear();
-        if !reader.read_line(&mut line).await.is_ok_and(|count| count > 0) {
-            break;
-        }
-        match serde_json::from_str(&line) {
-            Ok(Message::Answer { number, result }) => {
-                let who = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    while let Some(message) = next(&mut reader).await {
+        match message {
+            Message::Answer { number, result } => {
+                let who = waiting.lock().remove(&number);
                 if let Some(who) = who {
                     let _ = who.send(result);
                 }
             }
-            Ok(Message::Changed(status)) => {
-                if news.send(SandboxEvent::Changed(status)).await.is_err() {
-                    // Nobody takes the news; answers are still wanted.
+            Message::Changed(status) => {
+                // Never wait here: answers must come through whether or not somebody takes the news.
+                if let Err(mpsc::error::TrySendError::Full(_)) = news.try_send(SandboxEvent::Changed(status)) {
+                    tracing::warn!("news of a container was dropped: too many wait to be taken");
                 }
             }
-            Ok(Message::Hello { .. }) | Err(_) => {}
+            Message::Hello { .. } => {}
         }
     }
     // Whoever waits learns it by the dropped senders.
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    waiting.lock().clear();
     let _ = news.send(SandboxEvent::Lost).await;
+}
+
+/// Writes requests. A task of its own, so that one who stops waiting does not leave half a line behind.
+async fn speak(mut writer: OwnedWriteHalf, waiting: Waiting, mut queue: mpsc::Receiver<Vec<u8>>) {
+    while let Some(line) = queue.recv().await {
+        if writer.write_all(&line).await.is_err() {
+            break;
+        }
+    }
+    queue.close();
+    waiting.lock().clear();
 }
 
 /// The recorded statuses of a pod's containers, for when no shim lives to be asked. What was running then is lost: it
@@ -301,6 +362,11 @@ fn records(dir: &Path) -> Vec<ContainerStatus> {
     let directories = fs::read_dir(dir.join("containers")).into_iter().flatten().flatten();
     let texts = directories.filter_map(|entry| fs::read(entry.path().join(shim::RECORD)).ok());
     texts.filter_map(|text| serde_json::from_slice(&text).ok()).collect()
+}
+
+async fn clean_up_aside(config: &SandboxConfig) -> Result<(), SandboxError> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || clean_up(&config)).await.map_err(|_| SandboxError::Gone)?
 }
 
 /// Kills what is left of a pod and takes its mounts, cgroups and containers' files away; logs and volumes stay.

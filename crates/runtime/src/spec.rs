@@ -7,8 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
+use crate::cgroup::Cgroups;
 use crate::image::PROGRAM;
 use crate::protocol::{ContainerConfig, Mount, MountKind, SandboxConfig};
 
@@ -96,10 +98,48 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// Bytes of shared memory a container has.
 const SHM: &str = "size=65536k";
 
+/// Where programs are looked for when the container does not say.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Open files of a process: what it begins with, and how far it may raise that.
+const OPEN_FILES: (u64, u64) = (65_536, 524_288);
+
+/// What of this machine shapes a container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine {
+    /// A device cgroup keeps containers from the machine's devices.
+    pub(crate) guards_devices: bool,
+    /// Processor shares can be set.
+    pub(crate) shares_cpu: bool,
+    /// The machine swaps, and that can be limited.
+    pub(crate) limits_swap: bool,
+    /// How many open files a process here may be allowed.
+    pub(crate) open_files_max: u64,
+}
+
+impl Machine {
+    pub(crate) fn of(cgroups: &Cgroups) -> Self {
+        let swaps = std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1);
+        let memory = cgroups.controller("memory");
+        let counted =
+            memory.is_some_and(|root| cgroups.is_unified() || root.join("memory.memsw.limit_in_bytes").exists());
+        Self {
+            // On version 2 that takes a BPF program, which `libcontainer` does not load as it is built here.
+            guards_devices: !cgroups.is_unified(),
+            shares_cpu: cgroups.controller("cpu").is_some(),
+            limits_swap: swaps && counted,
+            open_files_max: getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
+        }
+    }
+}
+
 /// The specification of a container whose root file system is mounted at `rootfs`.
-pub(crate) fn build(sandbox: &SandboxConfig, config: &ContainerConfig, rootfs: &Path) -> Value {
-    let capabilities = capabilities(config);
-    let env: Vec<String> = config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &ContainerConfig, rootfs: &Path) -> Value {
+    let capabilities = capabilities(machine, config);
+    let mut env: Vec<String> = config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if !config.env.iter().any(|(name, _)| name == "PATH") {
+        env.push(DEFAULT_PATH.to_owned());
+    }
     let working_dir = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
     let privileged = config.privileged;
     json!({
@@ -113,14 +153,19 @@ pub(crate) fn build(sandbox: &SandboxConfig, config: &ContainerConfig, rootfs: &
             },
             "oomScoreAdj": config.oom_score_adj,
             "noNewPrivileges": config.no_new_privileges,
+            "rlimits": [{
+                "type": "RLIMIT_NOFILE",
+                "soft": OPEN_FILES.0.min(machine.open_files_max),
+                "hard": OPEN_FILES.1.min(machine.open_files_max),
+            }],
         },
         "root": {"path": rootfs, "readonly": config.read_only_root},
         "mounts": mounts(sandbox, config),
         "linux": {
             // Network, IPC and host name are the shim's, that is, the pod's.
-            "namespaces": [{"type": "pid"}, {"type": "mount"}],
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}],
             "cgroupsPath": format!("/mainstay/{}/{}/pod{}/{}", sandbox.instance, sandbox.node, sandbox.uid, config.id),
-            "resources": resources(config),
+            "resources": resources(machine, config),
             "rootfsPropagation": "slave",
             "maskedPaths": if privileged { &[][..] } else { MASKED },
             "readonlyPaths": if privileged { &[][..] } else { READ_ONLY },
@@ -128,13 +173,14 @@ pub(crate) fn build(sandbox: &SandboxConfig, config: &ContainerConfig, rootfs: &
     })
 }
 
-fn capabilities(config: &ContainerConfig) -> Vec<String> {
+fn capabilities(machine: Machine, config: &ContainerConfig) -> Vec<String> {
     let bare = |name: &String| name.to_uppercase().trim_start_matches("CAP_").to_owned();
     let all = || ALL_CAPABILITIES.iter().map(|name| (*name).to_owned());
     let mut set: BTreeSet<String> = if config.privileged {
         all().collect()
     } else {
-        DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect()
+        let default = DEFAULT_CAPABILITIES.iter().filter(|name| machine.guards_devices || **name != "MKNOD");
+        default.map(|name| (*name).to_owned()).collect()
     };
     let dropped: Vec<String> = config.capabilities_drop.iter().map(bare).collect();
     if dropped.iter().any(|name| name == "ALL") {
@@ -163,6 +209,8 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig) -> Vec<Value> {
         special("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", SHM]),
         special("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         special("/sys", "sysfs", "sysfs", sys),
+        // Programs read their own limits here, for example how much memory to plan with.
+        special("/sys/fs/cgroup", "cgroup", "cgroup", sys),
     ];
     let program = sandbox.exe.display().to_string();
     mounts.push(special(PROGRAM, "bind", &program, &["bind", "ro", "nosuid", "nodev"]));
@@ -185,20 +233,83 @@ fn volume(mount: &Mount) -> Value {
     json!({"destination": mount.destination, "type": kind, "source": source, "options": options})
 }
 
-fn resources(config: &ContainerConfig) -> Value {
+fn resources(machine: Machine, config: &ContainerConfig) -> Value {
     let mut resources = json!({"devices": [{"allow": config.privileged, "access": "rwm"}]});
     // Kubernetes' conversion: a whole core is 1024 shares, and the kernel's smallest share is 2.
     let shares = config.cpu_request_milli.map_or(2, |milli| (milli * 1024 / 1000).max(2));
-    resources["cpu"] = json!({"shares": shares});
+    resources["cpu"] = if machine.shares_cpu { json!({"shares": shares}) } else { json!({}) };
     if let Some(milli) = config.cpu_limit_milli {
         resources["cpu"]["period"] = json!(CPU_PERIOD_US);
         resources["cpu"]["quota"] = json!((milli * CPU_PERIOD_US / 1000).max(1000));
     }
     if let Some(bytes) = config.memory_limit_bytes {
         resources["memory"] = json!({"limit": bytes});
+        if machine.limits_swap {
+            // Memory and swap together: no swap beyond the limit, as Kubernetes has it.
+            resources["memory"]["swap"] = json!(bytes);
+        }
     }
     if let Some(limit) = config.pids_limit {
         resources["pids"] = json!({"limit": limit});
     }
     resources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::ImageRef;
+
+    const MACHINE: Machine =
+        Machine { guards_devices: true, shares_cpu: true, limits_swap: false, open_files_max: 4096 };
+
+    fn config() -> ContainerConfig {
+        ContainerConfig {
+            id: "c".to_owned(),
+            name: "c".to_owned(),
+            image: ImageRef::Host,
+            command: vec!["true".to_owned()],
+            env: vec![],
+            working_dir: String::new(),
+            mounts: vec![],
+            cpu_request_milli: Some(250),
+            cpu_limit_milli: Some(500),
+            memory_limit_bytes: Some(1 << 20),
+            pids_limit: None,
+            user: 0,
+            group: 0,
+            supplementary_groups: vec![],
+            read_only_root: false,
+            privileged: false,
+            capabilities_add: vec![],
+            capabilities_drop: vec![],
+            no_new_privileges: false,
+            oom_score_adj: 0,
+            log_path: "/log".into(),
+        }
+    }
+
+    #[test]
+    fn capabilities_are_added_to_and_dropped_from_the_default() {
+        let of = |add: &[&str], drop: &[&str]| {
+            let words = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            capabilities(
+                MACHINE,
+                &ContainerConfig { capabilities_add: words(add), capabilities_drop: words(drop), ..config() },
+            )
+        };
+        assert_eq!(of(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
+        assert_eq!(of(&["net_bind_service"], &["ALL"]), ["CAP_NET_BIND_SERVICE"]);
+        assert_eq!(of(&["ALL"], &[]).len(), ALL_CAPABILITIES.len());
+        assert!(!of(&[], &["CAP_CHOWN"]).contains(&"CAP_CHOWN".to_owned()));
+        let unguarded = Machine { guards_devices: false, ..MACHINE };
+        assert!(!capabilities(unguarded, &config()).contains(&"CAP_MKNOD".to_owned()));
+    }
+
+    #[test]
+    fn limits_are_the_units_of_the_kernel() {
+        let resources = resources(MACHINE, &config());
+        assert_eq!(resources["cpu"], json!({"shares": 256, "period": 100_000, "quota": 50_000}));
+        assert_eq!(resources["memory"], json!({"limit": 1 << 20}));
+    }
 }

@@ -1,23 +1,28 @@
 //! One container: made, watched, recorded, removed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use libcontainer::container::Container as OciContainer;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 
 use super::children::End;
 use super::log::Output;
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, PodCgroup};
 use crate::image::{self, ImageRef};
 use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, SandboxConfig};
-use crate::spec;
+use crate::spec::{self, Machine};
+use crate::workload::{Program, reason};
 
 /// The record of a container's end, in its directory.
 pub(crate) const RECORD: &str = "status.json";
@@ -40,14 +45,20 @@ pub(super) struct Container {
     log: File,
 }
 
+/// How long a program may take from the word "go" until it runs.
+const BEGIN: Duration = Duration::from_secs(10);
+/// Readings of one output at a time while a container runs, and after its end.
+const TURNS: u32 = 8;
+const LAST_TURNS: u32 = 1024;
+
 impl Container {
-    /// Makes and starts a container.
+    /// Makes and starts a container; answers when its program runs.
     ///
     /// # Errors
     /// What people should read: the program that was not found, the mount that failed.
-    pub(super) fn start(sandbox: &SandboxConfig, config: ContainerConfig) -> Result<Self, String> {
+    pub(super) fn start(sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<Self, String> {
         let dir = directory(&sandbox.dir, &config.id);
-        let started = Self::try_start(sandbox, &config, &dir);
+        let started = Self::try_start(sandbox, config, &dir);
         if started.is_err() {
             discard(sandbox, &config.id, &dir);
         }
@@ -55,31 +66,25 @@ impl Container {
     }
 
     fn try_start(sandbox: &SandboxConfig, config: &ContainerConfig, dir: &Path) -> Result<Self, String> {
-        let in_words = |what: &str| {
-            let what = what.to_owned();
-            move |error: std::io::Error| format!("{what}: {error}")
-        };
-        fs::create_dir_all(dir).map_err(in_words("cannot create the container's directory"))?;
+        let in_words = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let cgroups = Cgroups::detect().map_err(|error| error.to_string())?;
         let state_root = state_root(&sandbox.dir);
-        fs::create_dir_all(&state_root).map_err(in_words("cannot create the container's state directory"))?;
-        if let Some(parent) = config.log_path.parent() {
-            fs::create_dir_all(parent).map_err(in_words("cannot create the log's directory"))?;
-        }
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&config.log_path)
-            .map_err(in_words("cannot open the log"))?;
+        private_directory(dir).map_err(in_words("cannot create the container's directory"))?;
+        private_directory(&state_root).map_err(in_words("cannot create the container's state directory"))?;
+        let log = open_log(&config.log_path).map_err(in_words("cannot open the log"))?;
         let rootfs = match config.image {
             ImageRef::Host => image::mount_host(dir, &sandbox.hidden).map_err(|error| error.to_string())?,
         };
-        let specification = spec::build(sandbox, config, &rootfs).to_string();
-        fs::write(dir.join("config.json"), specification)
+        // It holds the environment, and with that secrets.
+        let specification = spec::build(Machine::of(&cgroups), sandbox, config, &rootfs).to_string();
+        write_private(&dir.join("config.json"), specification.as_bytes())
             .map_err(in_words("cannot write the container's specification"))?;
-        let (stdout, stdout_writer) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-        let (stderr, stderr_writer) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
+        let pipe = || pipe().map_err(|error| format!("cannot make a pipe: {error}"));
+        let ((stdout, stdout_writer), (stderr, stderr_writer), (report, reporter)) = (pipe()?, pipe()?, pipe()?);
         let null = File::open("/dev/null").map_err(in_words("cannot open /dev/null"))?;
-        let mut oci = ContainerBuilder::new(config.id.clone(), SyscallType::default())
+        let program = Program { report: Some(reporter.as_raw_fd()), ..Program::default() };
+        let built = ContainerBuilder::new(config.id.clone(), SyscallType::default())
+            .with_executor(program)
             .with_root_path(&state_root)
             .map_err(|error| error.to_string())?
             .with_stdin(OwnedFd::from(null))
@@ -88,10 +93,14 @@ impl Container {
             .as_init(dir)
             .with_systemd(false)
             .with_detach(true)
-            .build()
-            .map_err(|error| reason(&error, config))?;
-        oci.start().map_err(|error| reason(&error, config))?;
-        let pid = oci.pid().map_or(0, |pid| pid.as_raw());
+            .build();
+        // `libcontainer` gives this process the container's readiness to be killed, so that the container inherits it.
+        super::protect();
+        let mut oci = built.map_err(|error| reason(&error))?;
+        drop(reporter);
+        oci.start().map_err(|error| reason(&error))?;
+        let pid = oci.pid().ok_or("the container has no process")?.as_raw();
+        await_program(report, pid)?;
         let status = ContainerStatus {
             id: config.id.clone(),
             name: config.name.clone(),
@@ -115,7 +124,7 @@ impl Container {
     pub(super) fn read_output(&mut self, ready: impl Fn(RawFd) -> bool) {
         for output in &mut self.outputs {
             if output.pipe().is_some_and(|pipe| ready(pipe.as_raw_fd())) {
-                output.pump(&mut self.log);
+                output.pump(&mut self.log, TURNS);
             }
         }
     }
@@ -135,17 +144,14 @@ impl Container {
     /// Takes in that the first process ended: the last output, the record.
     pub(super) fn ended(&mut self, sandbox: &SandboxConfig, end: End) {
         for output in &mut self.outputs {
-            output.pump(&mut self.log);
+            output.pump(&mut self.log, LAST_TURNS);
         }
-        let oom_killed = end.signal == Some(Signal::SIGKILL as i32) && self.oom_kills(sandbox) > 0;
+        // By a signal, or by a shell that answers so for a child that ended by it.
+        let killed = end.code == 128 + Signal::SIGKILL as i32;
+        let oom_killed = killed && group(sandbox).is_some_and(|group| group.oom_kills(&self.status.id) > 0);
         self.status.state = ContainerState::Exited { code: end.code, signal: end.signal, oom_killed };
         self.status.finished_at = Some(Timestamp::now());
         self.record();
-    }
-
-    fn oom_kills(&self, sandbox: &SandboxConfig) -> u64 {
-        let cgroups = Cgroups::detect().ok();
-        cgroups.map_or(0, |c| c.node(&sandbox.instance, &sandbox.node).pod(&sandbox.uid).oom_kills(&self.status.id))
     }
 
     /// Writes the status down, so that it survives the shim.
@@ -177,31 +183,61 @@ fn discard(sandbox: &SandboxConfig, id: &str, dir: &Path) {
     if let Ok(mut left) = OciContainer::load(state.join(id)) {
         let _ = left.delete(true);
     }
+    if let Some(group) = group(sandbox) {
+        group.forget_container(id);
+    }
     let _ = fs::remove_dir_all(state.join(id));
     let _ = fs::remove_dir_all(dir);
 }
 
+fn group(sandbox: &SandboxConfig) -> Option<PodCgroup> {
+    Some(Cgroups::detect().ok()?.node(&sandbox.instance, &sandbox.node).pod(&sandbox.uid))
+}
+
+/// A directory that only root can look into.
+fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
 /// A pipe whose reading end does not block.
-fn output_pipe() -> Result<(File, OwnedFd), nix::Error> {
+fn pipe() -> Result<(File, OwnedFd), nix::Error> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((File::from(read), write))
 }
 
-/// The innermost reason, in words that name the program.
-fn reason(error: &libcontainer::error::LibcontainerError, config: &ContainerConfig) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    let program = config.command.first().map_or("", String::as_str);
-    if text.contains("not found in $PATH") {
-        return format!("exec: {program:?}: executable file not found in $PATH");
-    }
-    if text.contains("does not have correct permissions") {
-        return format!("exec: {program:?}: permission denied");
-    }
-    text
+/// Waits until the program runs, which closes the pipe, or has told why it does not.
+fn await_program(mut report: File, pid: i32) -> Result<(), String> {
+    let since = Instant::now();
+    let mut text = Vec::new();
+    let failure = loop {
+        let left = BEGIN.saturating_sub(since.elapsed());
+        let mut polled = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, u16::try_from(left.as_millis()).unwrap_or(u16::MAX)) {
+            Ok(0) => break "the program did not begin in time".to_owned(),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => break format!("cannot wait for the program: {error}"),
+        }
+        match report.read_to_end(&mut text) {
+            Ok(_) if text.is_empty() => return Ok(()),
+            Ok(_) => break String::from_utf8_lossy(&text).into_owned(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => break format!("cannot wait for the program: {error}"),
+        }
+    };
+    // It ends by itself, but now is when its place must be empty.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    let _ = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
+    Err(failure)
 }

@@ -31,10 +31,14 @@ impl Output {
     }
 
     /// Reads what is there and writes it to the log; nothing blocks, and a log that cannot be written loses lines rather
-    /// than hold up the container.
-    pub(super) fn pump(&mut self, log: &mut File) {
+    /// than hold up the container. A container that never stops talking gets `turns` readings at a time, so that the
+    /// others are heard too.
+    pub(super) fn pump(&mut self, log: &mut File, turns: u32) {
         let mut buffer = [0; PIECE_BYTES_MAX];
-        while self.open {
+        for _ in 0..turns {
+            if !self.open {
+                break;
+            }
             match self.pipe.read(&mut buffer) {
                 Ok(0) => self.open = false,
                 Ok(count) => self.take(&buffer[..count], log),
@@ -43,7 +47,7 @@ impl Output {
                 Err(_) => self.open = false,
             }
         }
-        if !self.partial.is_empty() {
+        if !self.open && !self.partial.is_empty() {
             let rest = std::mem::take(&mut self.partial);
             write_lines(log, &line(self.stream, b'F', &rest));
         }
@@ -96,10 +100,10 @@ mod tests {
         let mut write = File::from(write);
         for chunk in chunks {
             write.write_all(chunk).unwrap();
-            output.pump(&mut log);
+            output.pump(&mut log, 4);
         }
         drop(write);
-        output.pump(&mut log);
+        output.pump(&mut log, 4);
         log.seek(SeekFrom::Start(0)).unwrap();
         let mut text = String::new();
         log.read_to_string(&mut text).unwrap();

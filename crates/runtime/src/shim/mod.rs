@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::image;
@@ -34,6 +35,11 @@ pub(crate) use container::{RECORD, directory as container_directory, state_root 
 pub const CONFIG: &str = "sandbox.json";
 /// The socket's name in the pod's directory.
 pub const SOCKET: &str = "shim.sock";
+/// What containerd sets for a pod's own network: programs that are not root may ping and listen on low ports.
+const NETWORK_DEFAULTS: &[(&str, &str)] =
+    &[("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+/// The longest host name, in characters.
+const HOSTNAME_MAX: usize = 63;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 8;
 
@@ -51,6 +57,11 @@ pub enum ShimError {
         /// What is wrong.
         source: io::Error,
     },
+    /// A kernel setting that is not the pod's.
+    #[error(
+        "sysctl {0:?} is not one of the pod's own namespaces; only kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and, without hostNetwork, net.* are"
+    )]
+    Sysctl(String),
     /// The cgroup could not be entered.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -85,7 +96,7 @@ pub fn run(args: &[String]) -> Result<(), ShimError> {
     become_sandbox(&config)?;
     let ended = children::notify().map_err(failed("watch for ended children"))?;
     let listener = listen(&dir)?;
-    Shim { config, containers: HashMap::new(), clients: Vec::new(), stop: None }.serve(&listener, &ended)
+    Shim { config, containers: HashMap::new(), clients: Vec::new(), stopping: false }.serve(&listener, &ended)
 }
 
 fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
@@ -101,16 +112,51 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(failed("separate the pod's mounts"))?;
     if !config.host_network {
-        nix::unistd::sethostname(&config.hostname).map_err(failed("set the pod's host name"))?;
+        nix::unistd::sethostname(short(&config.hostname)).map_err(failed("set the pod's host name"))?;
+    }
+    if !config.host_network {
+        for (name, value) in NETWORK_DEFAULTS {
+            // A kernel without the setting has the ability or does not; the pod runs either way.
+            let _ = fs::write(sysctl(name), value);
+        }
     }
     for (name, value) in &config.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let allowed = is_namespaced(name, config.host_network);
+        let path = allowed.then(|| sysctl(name)).ok_or_else(|| ShimError::Sysctl(name.clone()))?;
         fs::write(&path, value).map_err(|source| ShimError::Config { path, source })?;
     }
     nix::sys::prctl::set_child_subreaper(true).map_err(failed("become the reaper of the pod's processes"))?;
-    // The kernel shall rather kill a container than the shim; a shim without that right runs all the same.
-    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    protect();
+    // Not the agent's habits: what containers create gets the permissions they ask for.
+    umask(Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// The kernel shall rather kill a container than the shim; a shim without that right runs all the same.
+fn protect() {
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+}
+
+fn sysctl(name: &str) -> PathBuf {
+    Path::new("/proc/sys").join(name.replace('.', "/"))
+}
+
+/// Whether a setting is the pod's own and not the whole machine's: the list of the Kubernetes page "Using sysctls".
+fn is_namespaced(name: &str, host_network: bool) -> bool {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) && !name.contains("..");
+    let of = |prefix: &str| name.starts_with(prefix);
+    plain
+        && (of("kernel.shm")
+            || of("kernel.msg")
+            || name == "kernel.sem"
+            || of("fs.mqueue.")
+            || (of("net.") && !host_network))
+}
+
+/// A host name has 63 characters at most, a pod's name may have more; it is cut as the kubelet does.
+fn short(hostname: &str) -> &str {
+    let end = hostname.char_indices().nth(HOSTNAME_MAX).map_or(hostname.len(), |(end, _)| end);
+    hostname[..end].trim_end_matches(['-', '.'])
 }
 
 /// Binds the socket through the directory's descriptor, because a socket's path may have only 107 bytes.
@@ -120,7 +166,11 @@ fn listen(dir: &Path) -> Result<UnixListener, ShimError> {
     let handle = File::open(dir).map_err(system)?;
     let _ = fs::remove_file(dir.join(SOCKET));
     let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
-    let listener = UnixListener::bind(path).map_err(system)?;
+    // Who may write to the socket may start processes as root: nobody but root.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    let listener = bound.map_err(system)?;
     listener.set_nonblocking(true).map_err(system)?;
     Ok(listener)
 }
@@ -137,13 +187,13 @@ struct Shim {
     config: SandboxConfig,
     containers: HashMap<String, Container>,
     clients: Vec<Client>,
-    /// Set when told to stop: where the answer goes.
-    stop: Option<()>,
+    /// Told to stop.
+    stopping: bool,
 }
 
 impl Shim {
     fn serve(mut self, listener: &UnixListener, ended: &File) -> Result<(), ShimError> {
-        while self.stop.is_none() {
+        while !self.stopping {
             let ready = self.wait(listener, ended)?;
             if ready.contains(&ended.as_raw_fd()) {
                 children::drain(ended);
@@ -222,7 +272,7 @@ impl Shim {
                 if self.containers.contains_key(&config.id) {
                     return Err(format!("container {} exists already", config.id));
                 }
-                let container = Container::start(&self.config, *config)?;
+                let container = Container::start(&self.config, &config)?;
                 let status = container.status.clone();
                 self.containers.insert(status.id.clone(), container);
                 Ok(vec![status])
@@ -239,7 +289,7 @@ impl Shim {
             }
             Wish::Statuses => Ok(self.containers.values().map(|container| container.status.clone()).collect()),
             Wish::Stop => {
-                self.stop = Some(());
+                self.stopping = true;
                 Ok(vec![])
             }
         }
@@ -280,5 +330,28 @@ impl Client {
 pub(crate) fn forget_mounts(dir: &Path) {
     for entry in fs::read_dir(dir.join("containers")).into_iter().flatten().flatten() {
         image::unmount(&entry.path());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_namespaced, short};
+
+    #[test]
+    fn only_the_pods_own_settings_may_be_set() {
+        for name in ["net.core.somaxconn", "kernel.shmmax", "kernel.sem", "fs.mqueue.msg_max"] {
+            assert!(is_namespaced(name, false), "{name}");
+        }
+        for name in ["vm.swappiness", "/etc/passwd", "net/../vm/swappiness", "net....vm.swappiness", "kernel.hostname"]
+        {
+            assert!(!is_namespaced(name, false), "{name}");
+        }
+        assert!(!is_namespaced("net.core.somaxconn", true));
+    }
+
+    #[test]
+    fn long_host_names_are_cut_cleanly() {
+        assert_eq!(short("front"), "front");
+        assert_eq!(short(&format!("{}-abc", "x".repeat(62))), "x".repeat(62));
     }
 }
