@@ -1,10 +1,11 @@
 //! The node's own objects: Node and Lease.
 //!
 //! Flow: the Node is created, or brought up to date after a restart; the Lease is renewed several times a second. When a
-//! renewal succeeds after some that failed, the Node's conditions are written again at once, because others have by then
-//! marked the node as not ready.
+//! renewal succeeds and the Node says that it is not ready, others have marked it so while the agent was not heard: its
+//! conditions are written again, until they stand.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use mainstay_informer::{Cache, Scope};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -215,24 +217,35 @@ pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String) 
     let api: Api<Lease> = Api::namespaced(config.client.clone(), LEASE_NAMESPACE);
     let mut beat = interval(config.lease_renewal.max(Duration::from_millis(10)));
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = tokio::time::Instant::now();
-    let mut cut_off = false;
+    let own = Cache::<core::Node>::new();
+    let scope = Scope { fields: Some(format!("metadata.name={}", config.name)), ..Scope::default() };
+    let mut watch = pin!(own.clone().run(config.client.clone(), scope));
+    let mut reported = tokio::time::Instant::now();
     loop {
-        beat.tick().await;
-        match timeout(RENEWAL_TIMEOUT, renew(&api, &config.name, &node_uid)).await {
-            Ok(Ok(())) if cut_off || heard.elapsed() > HEARTBEAT => {
-                if register_again(&config, &machine).await {
-                    (cut_off, heard) = (false, tokio::time::Instant::now());
+        tokio::select! {
+            () = &mut watch => {}
+            _ = beat.tick() => {}
+        }
+        let renewed = tokio::select! {
+            () = &mut watch => continue,
+            renewed = timeout(RENEWAL_TIMEOUT, renew(&api, &config.name, &node_uid)) => renewed,
+        };
+        match renewed {
+            Ok(Ok(())) => {
+                let doubted = own.get("", &config.name).is_some_and(|node| !says_ready(&node));
+                if (doubted || reported.elapsed() > HEARTBEAT) && register_again(&config, &machine).await {
+                    reported = tokio::time::Instant::now();
                 }
             }
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "lease not renewed");
-                cut_off = true;
-            }
-            Err(_) => cut_off = true,
+            Ok(Err(error)) => tracing::debug!(%error, "lease not renewed"),
+            Err(_) => tracing::debug!("lease not renewed in time"),
         }
     }
+}
+
+fn says_ready(node: &core::Node) -> bool {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 async fn register_again(config: &NodeConfig, machine: &Machine) -> bool {

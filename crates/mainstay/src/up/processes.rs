@@ -48,7 +48,7 @@ pub fn lock(instance: &Instance) -> Result<Lock, ProcessError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
-            write_private(&instance.pid_file("supervisor"), std::process::id().to_string().as_bytes())?;
+            write_private(&instance.pid_file("supervisor"), format!("{}\n", std::process::id()).as_bytes())?;
             Ok(Lock(lock))
         }
         Err(_) => Err(ProcessError::Running(instance.data_dir.clone())),
@@ -80,7 +80,7 @@ pub fn start(instance: &Instance, role: &str, args: &[&str]) -> Result<Child, Pr
         .spawn()
         .map_err(failed)?;
     if let Some(pid) = child.id() {
-        write_private(&instance.pid_file(role), pid.to_string().as_bytes())?;
+        write_private(&instance.pid_file(role), format!("{pid}\n").as_bytes())?;
     }
     Ok(child)
 }
