@@ -130,7 +130,7 @@ impl Container {
         self.backoff = record.backoff.clone();
         self.phase = match (&record.running, observed, &record.ended) {
             (Some(known), Some(seen), _) if known.id == seen.id => {
-                let mut running = Running::new(seen.id.clone(), seen.image_id.clone(), known.started_at, spec);
+                let mut running = Running::new(known.id.clone(), known.image_id.clone(), known.started_at, spec);
                 // A hook that was cut short is not run twice.
                 running.post_start = PostStart::Done;
                 running.resume(spec, known.started, known.ready, now);

@@ -16,7 +16,7 @@ use crate::pod::qos;
 pub const ID_SCHEME: &str = "mainstay://";
 
 /// The conditions this agent owns; all others are someone else's and are kept as they are.
-const OWN: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
+const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"];
 
 /// What a status says about the node.
 #[derive(Debug, Clone)]
@@ -166,7 +166,8 @@ impl Machine {
         let seen = self.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let mut all: Vec<_> = OWN
             .into_iter()
-            .zip([sandbox, initialized, containers_ready, ready])
+            // A pod that is here has been scheduled, whoever did it.
+            .zip([sandbox, initialized, containers_ready, ready, Claim::yes()])
             .map(|(name, claim)| claim.condition(name, last, self.pod.metadata.generation, now))
             .collect();
         all.extend(seen.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());

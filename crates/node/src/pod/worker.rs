@@ -16,6 +16,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use mainstay_runtime::image::ImageRef;
 use mainstay_runtime::protocol::{ContainerState, ContainerStatus};
 use mainstay_runtime::sandbox::{Sandbox, SandboxEvent, recorded};
 use serde_json::Value;
@@ -27,7 +28,7 @@ use crate::context::{ContainerView, Context, PodView};
 use crate::pod::container::Phase;
 use crate::pod::dir::PodDir;
 use crate::pod::io::{Exit, Input, Instance};
-use crate::pod::machine::Machine;
+use crate::pod::machine::{Machine, roles};
 use crate::pod::record::{Observed, Record};
 use crate::pod::start::Prepared;
 use crate::pod::status::{NodeFacts, is_ready};
@@ -150,7 +151,8 @@ impl Worker {
             None => recorded(dir.root()),
         };
         let observed = statuses.iter().map(|status| {
-            let seen = Observed { id: status.id.clone(), image_id: String::new(), started_at: status.started_at };
+            let image_id = image_id(&pod, &status.name);
+            let seen = Observed { id: status.id.clone(), image_id, started_at: status.started_at };
             (status.name.clone(), seen)
         });
         let observed: BTreeMap<_, _> = observed.collect();
@@ -230,21 +232,18 @@ impl Worker {
 
     fn container_started(&mut self, instance: Instance, status: ContainerStatus) {
         let id = status.id.clone();
-        let started =
-            Input::Started { instance, id: id.clone(), image_id: self.image_id(&status.name), at: status.started_at };
+        let started = Input::Started {
+            instance,
+            id: id.clone(),
+            image_id: image_id(self.machine.pod(), &status.name),
+            at: status.started_at,
+        };
         self.step(started);
         if matches!(status.state, ContainerState::Exited { .. }) {
             self.container_changed(status);
         } else if let Some(exit) = self.early_exits.remove(&id) {
             self.container_changed(exit);
         }
-    }
-
-    fn image_id(&self, container: &str) -> String {
-        let spec =
-            crate::pod::machine::roles(self.machine.pod()).map(|(spec, _)| spec).find(|spec| spec.name == container);
-        let image = spec.and_then(|spec| spec.image.as_deref()).unwrap_or_default();
-        mainstay_runtime::image::ImageRef::resolve(image).map(|image| image.id().to_owned()).unwrap_or_default()
     }
 
     /// The runtime says how a container is; only its end is news.
@@ -275,7 +274,7 @@ impl Worker {
         if !own.is_empty() {
             return Some(own);
         }
-        let mut specs = crate::pod::machine::roles(self.machine.pod()).map(|(spec, _)| spec);
+        let mut specs = roles(self.machine.pod()).map(|(spec, _)| spec);
         let spec = specs.find(|spec| spec.name == instance.container)?;
         let wanted = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") && code != 0;
         wanted.then(|| log_file::plain_tail(&tail(&self.dir.log(instance), FALLBACK_BYTES_MAX), FALLBACK_LINES_MAX))
@@ -330,7 +329,7 @@ impl Worker {
             running: container.running().map(|running| running.id.clone()),
             has_run: container.running().is_some() || container.started_before || container.attempt > 0,
         };
-        let specs = crate::pod::machine::roles(&pod).map(|(spec, _)| spec.name.clone());
+        let specs = roles(&pod).map(|(spec, _)| spec.name.clone());
         let containers = specs.filter_map(|name| Some((name.clone(), view(self.machine.container(&name)?)))).collect();
         self.context.with_views(|views| views.insert(self.dir.uid(), PodView { pod: pod.clone(), containers }));
     }
@@ -416,6 +415,13 @@ impl Worker {
     pub(super) fn spawn_quietly(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(work);
     }
+}
+
+/// How the runtime identifies the image of a container.
+fn image_id(pod: &core::Pod, container: &str) -> String {
+    let spec = roles(pod).map(|(spec, _)| spec).find(|spec| spec.name == container);
+    let image = spec.and_then(|spec| spec.image.as_deref()).unwrap_or_default();
+    ImageRef::resolve(image).map(|image| image.id().to_owned()).unwrap_or_default()
 }
 
 async fn next(events: &mut Option<mpsc::Receiver<SandboxEvent>>) -> Option<SandboxEvent> {
