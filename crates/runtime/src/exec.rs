@@ -121,9 +121,11 @@ impl Exec {
 impl Drop for Exec {
     fn drop(&mut self) {
         let Some(group) = self.group.take() else { return };
-        // The helper may not have entered its group yet: it is killed by itself too (`kill_on_drop`).
+        let over = self.child.id().is_none();
+        // The helper first, that it starts nothing more; it may not have entered its group yet.
+        let _ = self.child.start_kill();
         group.kill();
-        if group.try_remove() {
+        if over && group.try_remove() {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -189,7 +191,6 @@ fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
     let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
     let group = command_group(config, std::process::id()).ok_or("the pod's sandbox is gone")?;
     group.enter().map_err(|error| error.to_string())?;
-    let door = group.door().map_err(|error| error.to_string())?;
     let process = process(config, &dir)?;
     for (name, kind) in
         [("net", CloneFlags::CLONE_NEWNET), ("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)]
@@ -198,13 +199,7 @@ fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
         let namespace = File::open(&path).map_err(|_| "container not running".to_owned())?;
         setns(namespace, kind).map_err(|error| format!("cannot join the pod's {name} namespace: {error}"))?;
     }
-    let program = Program {
-        terminal: config.tty,
-        dies_with_parent: true,
-        // `libcontainer` puts the command into the container's group; it comes back to be killed with all it starts.
-        group: Some(door.as_raw_fd()),
-        report: None,
-    };
+    let program = Program { terminal: config.tty, dies_with_parent: true, report: None };
     let tenant = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
         .with_root_path(container_state_root(&config.dir))
         .map_err(|error| error.to_string())?
@@ -212,6 +207,8 @@ fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
         .as_tenant()
         .with_container_args(config.command.clone())
         .with_process(Some(format!("/proc/self/fd/{}", process.as_raw_fd())))
+        // Where `libcontainer` moves processes in the hierarchy that kills, the command must stay in its own group.
+        .with_sub_cgroup(group.below_container())
         .with_detach(false)
         .build();
     let pid = tenant.map_err(|error| reason(&error))?;

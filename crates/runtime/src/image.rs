@@ -11,7 +11,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, mkdirat};
 use serde::{Deserialize, Serialize};
 
 /// The name of the special image.
@@ -204,6 +206,29 @@ fn set_opaque(path: &Path) -> Result<(), nix::Error> {
     nix::Error::result(result).map(drop)
 }
 
+/// Makes a container's working directory if it is missing, as other runtimes do. Links lead nowhere but into the root file
+/// system.
+///
+/// # Errors
+/// [`ImageError::Prepare`], for example when a file is in the way.
+pub(crate) fn make_working_dir(rootfs: &Path, path: &Path) -> Result<(), ImageError> {
+    let failed = |source: nix::Error| ImageError::Prepare { path: path.to_owned(), source: source.into() };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(rootfs, flags, Mode::empty()).map_err(failed)?;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let enter = |path: &Path| openat2(&root, path, how);
+    let mut so_far = PathBuf::from(".");
+    for part in path.strip_prefix("/").unwrap_or(path) {
+        let above = enter(&so_far).map_err(failed)?;
+        so_far.push(part);
+        match enter(&so_far) {
+            Err(nix::Error::ENOENT) => mkdirat(&above, part, Mode::from_bits_truncate(0o755)).map_err(failed)?,
+            entered => drop(entered.map_err(failed)?),
+        }
+    }
+    Ok(())
+}
+
 /// Takes the root file system and its layers away.
 pub(crate) fn unmount(dir: &Path) {
     for place in ["rootfs", "memory"] {
@@ -214,7 +239,21 @@ pub(crate) fn unmount(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn working_directories_are_made_inside_only() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/data", root.path().join("link")).unwrap();
+        fs::create_dir(root.path().join("data")).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        for path in ["/", "/a/b", "/a/b/c", "/link/x"] {
+            make_working_dir(root.path(), Path::new(path)).unwrap();
+        }
+        assert!(root.path().join("a/b/c").is_dir() && root.path().join("data/x").is_dir());
+        assert!(make_working_dir(root.path(), Path::new("/file/x")).is_err());
+    }
 
     #[test]
     fn only_the_host_image_is_there() {

@@ -31,48 +31,49 @@ const DEFAULT_CAPABILITIES: &[&str] = &[
     "SYS_CHROOT",
 ];
 
+/// In the kernel's order: the place is the number. Source: `linux/capability.h`.
 const ALL_CAPABILITIES: &[&str] = &[
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
     "FOWNER",
     "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
     "KILL",
-    "LEASE",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
     "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
     "NET_BIND_SERVICE",
     "NET_BROADCAST",
+    "NET_ADMIN",
     "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
     "SYS_ADMIN",
     "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
     "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
     "SYS_RESOURCE",
     "SYS_TIME",
     "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
     "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 const MASKED: &[&str] = &[
@@ -113,6 +114,8 @@ pub(crate) struct Machine {
     pub(crate) shares_cpu: bool,
     /// The machine swaps, and that can be limited.
     pub(crate) limits_swap: bool,
+    /// The capabilities that can be given, a bit for each: those that the shim has.
+    pub(crate) capabilities: u64,
     /// How many open files a process here may be allowed.
     pub(crate) open_files_max: u64,
 }
@@ -128,9 +131,16 @@ impl Machine {
             guards_devices: !cgroups.is_unified(),
             shares_cpu: cgroups.controller("cpu").is_some(),
             limits_swap: swaps && counted,
+            capabilities: own_capabilities(),
             open_files_max: getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
         }
     }
+}
+
+fn own_capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
 /// The specification of a container whose root file system is mounted at `rootfs`.
@@ -190,6 +200,9 @@ fn capabilities(machine: Machine, config: &ContainerConfig) -> Vec<String> {
         set.extend(if name == "ALL" { all().collect() } else { vec![name] });
     }
     set.retain(|name| !dropped.contains(name) || config.capabilities_add.iter().map(bare).any(|added| added == *name));
+    // As in other runtimes, what is not there to be given is left out.
+    let there = |name: &str| ALL_CAPABILITIES.iter().position(|known| *known == name);
+    set.retain(|name| there(name).is_some_and(|number| machine.capabilities >> number & 1 == 1));
     set.into_iter().map(|name| format!("CAP_{name}")).collect()
 }
 
@@ -260,8 +273,13 @@ mod tests {
     use super::*;
     use crate::image::ImageRef;
 
-    const MACHINE: Machine =
-        Machine { guards_devices: true, shares_cpu: true, limits_swap: false, open_files_max: 4096 };
+    const MACHINE: Machine = Machine {
+        capabilities: u64::MAX,
+        guards_devices: true,
+        shares_cpu: true,
+        limits_swap: false,
+        open_files_max: 4096,
+    };
 
     fn config() -> ContainerConfig {
         ContainerConfig {
@@ -302,6 +320,9 @@ mod tests {
         assert_eq!(of(&["net_bind_service"], &["ALL"]), ["CAP_NET_BIND_SERVICE"]);
         assert_eq!(of(&["ALL"], &[]).len(), ALL_CAPABILITIES.len());
         assert!(!of(&[], &["CAP_CHOWN"]).contains(&"CAP_CHOWN".to_owned()));
+        assert_eq!(of(&["NO_SUCH"], &["ALL"]), [""; 0]);
+        let weak = Machine { capabilities: 1, ..MACHINE };
+        assert_eq!(capabilities(weak, &ContainerConfig { privileged: true, ..config() }), ["CAP_CHOWN"]);
         let unguarded = Machine { guards_devices: false, ..MACHINE };
         assert!(!capabilities(unguarded, &config()).contains(&"CAP_MKNOD".to_owned()));
     }

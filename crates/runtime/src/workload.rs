@@ -27,8 +27,6 @@ pub(crate) struct Program {
     pub(crate) terminal: bool,
     /// The process is killed when its parent ends.
     pub(crate) dies_with_parent: bool,
-    /// An open `cgroup.procs`: the group the process moves to.
-    pub(crate) group: Option<RawFd>,
     /// A pipe that closes when the program runs, and before that tells why it does not.
     pub(crate) report: Option<RawFd>,
 }
@@ -57,11 +55,6 @@ impl Program {
             Ok(found) => found,
             Err(text) => return text,
         };
-        if let Some(group) = self.group
-            && let Err(error) = write(borrow(group), b"0")
-        {
-            return format!("{MARK}cannot enter the command's cgroup: {}", describe(error));
-        }
         if self.dies_with_parent
             && let Err(error) = set_pdeathsig(Signal::SIGKILL)
         {

@@ -18,7 +18,7 @@
 mod group;
 mod usage;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -300,11 +300,11 @@ impl CommandCgroup {
         self.0.enter(std::process::id())
     }
 
-    /// The file to which a process writes `0` to enter the group, for one that no longer sees the machine's files.
-    pub(crate) fn door(&self) -> Result<File, CgroupError> {
-        let path = self.0.tree().join("cgroup.procs");
-        let opened = OpenOptions::new().write(true).open(&path);
-        opened.map_err(|source| CgroupError::Access { doing: "open", path, source })
+    /// The group's path below the container's, where containers have groups of their own in the hierarchy that kills.
+    pub(crate) fn below_container(&self) -> Option<String> {
+        let hybrid = !self.0.cgroups.legacy.is_empty() && matches!(self.0.cgroups.tree, Tree::Unified(_));
+        let name = self.0.path.file_name()?.to_str()?;
+        (!hybrid).then(|| name.to_owned())
     }
 
     /// Kills what is left, without waiting.

@@ -20,7 +20,7 @@ use super::children::End;
 use super::log::Output;
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::image::{self, ImageRef};
-use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, SandboxConfig};
+use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, MountKind, SandboxConfig};
 use crate::spec::{self, Machine};
 use crate::workload::{Program, reason};
 
@@ -75,6 +75,10 @@ impl Container {
         let rootfs = match config.image {
             ImageRef::Host => image::mount_host(dir, &sandbox.hidden).map_err(|error| error.to_string())?,
         };
+        if !config.working_dir.is_empty() {
+            image::make_working_dir(&rootfs, Path::new(&config.working_dir)).map_err(|error| error.to_string())?;
+        }
+        check_sources(config)?;
         // It holds the environment, and with that secrets.
         let specification = spec::build(Machine::of(&cgroups), sandbox, config, &rootfs).to_string();
         write_private(&dir.join("config.json"), specification.as_bytes())
@@ -192,6 +196,16 @@ fn discard(sandbox: &SandboxConfig, id: &str, dir: &Path) {
 
 fn group(sandbox: &SandboxConfig) -> Option<PodCgroup> {
     Some(Cgroups::detect().ok()?.node(&sandbox.instance, &sandbox.node).pod(&sandbox.uid))
+}
+
+/// `libcontainer` does not say which mount failed, so the usual reason is looked for first.
+fn check_sources(config: &ContainerConfig) -> Result<(), String> {
+    for mount in config.mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
+        if let Err(error) = fs::metadata(&mount.source) {
+            return Err(format!("cannot mount {} at {}: {error}", mount.source.display(), mount.destination.display()));
+        }
+    }
+    Ok(())
 }
 
 /// A directory that only root can look into.

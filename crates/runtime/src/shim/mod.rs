@@ -132,9 +132,11 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     Ok(())
 }
 
-/// The kernel shall rather kill a container than the shim; a shim without that right runs all the same.
+/// The kernel shall rather kill a container than the shim; where the right to ask for that is missing, it is at least no
+/// readier to be killed than others.
 fn protect() {
-    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    let adjust = |value| fs::write("/proc/self/oom_score_adj", value);
+    let _ = adjust("-998").or_else(|_| adjust("0"));
 }
 
 fn sysctl(name: &str) -> PathBuf {
