@@ -85,13 +85,13 @@ pub(super) async fn prepare_update(
 ) -> Result<(), ApiError> {
     match subresource {
         Some("status") => {
-            let (status, finalizers) = (new["status"].take(), None::<Value>);
-            let mut whole = old.clone();
-            whole["status"] = status;
-            debug_assert!(finalizers.is_none(), "status updates leave metadata alone");
-            *new = whole;
+            let status = new["status"].take();
+            *new = old.clone();
+            new["status"] = status;
             return Ok(());
         }
+        // Computed by the server itself from the stored pod.
+        Some("binding") => return Ok(()),
         Some("finalize") => {
             let wanted = new["spec"]["finalizers"].take();
             *new = old.clone();

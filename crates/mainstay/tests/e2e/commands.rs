@@ -14,8 +14,9 @@ fn kubectl_gets_describes_scales_and_deletes() {
     assert!(all.contains("deployment.apps/front") && all.contains("service/front"), "{all}");
     let nodes = cluster.k(&["get", "nodes", "-o", "wide"]);
     assert_eq!(nodes.matches(" Ready ").count(), 3, "{nodes}");
-    let described = cluster.k(&["describe", "pods", "-n", "shop", "-l", "app=front"]);
-    for part in ["Readiness:", "Conditions:", "Events:", "Scheduled", "Started", "QoS Class:"] {
+    let pod = cluster.pods("shop")[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let described = cluster.k(&["describe", "pod", "-n", "shop", &pod]);
+    for part in ["Readiness:", "PodScheduled                True", "Events:", "Scheduled", "Started", "QoS Class:"] {
         assert!(described.contains(part), "{part} is missing in\n{described}");
     }
     assert!(cluster.k(&["describe", "node", "node-1"]).contains("topology.kubernetes.io/zone=zone-a"));

@@ -41,8 +41,9 @@ impl Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let mounts =
             read("/proc/self/mountinfo").lines().map(|line| line.split(' ').nth(4).unwrap_or("").to_owned()).collect();
-        let processes =
-            names("/proc").iter().filter(|pid| read(&format!("/proc/{pid}/comm")).trim() == "mainstay").count();
+        // The dead that nobody has reaped yet have no command line.
+        let is_ours = |pid: &&String| read(&format!("/proc/{pid}/cmdline")).contains("mainstay-e2e-");
+        let processes = names("/proc").iter().filter(is_ours).count();
         let mut cgroups = BTreeSet::new();
         for root in names("/sys/fs/cgroup") {
             cgroups.extend(

@@ -91,7 +91,8 @@ impl Machine {
     /// The machine of a pod whose sandbox outlived the agent. `observed` are the containers the runtime has, by name;
     /// how those ended that did is taken in as ordinary inputs afterwards.
     ///
-    /// With `sandbox_alive` false the machine is as it was before the sandbox vanished; step it with `SandboxLost`.
+    /// With `sandbox_alive` false an unfinished machine waits for `SandboxLost` before it makes a new sandbox: the exits come
+    /// first, and the remains have to be cleaned up.
     pub fn restore(
         pod: Arc<core::Pod>,
         record: &Record,
@@ -103,8 +104,6 @@ impl Machine {
         machine.ip = record.ip;
         machine.started_at = record.started_at.unwrap_or(machine.started_at);
         machine.initialized = record.initialized;
-        machine.sandbox =
-            if sandbox_alive { Sandbox::Ready { ip: record.ip } } else { Sandbox::Absent { retry_at: None } };
         for index in 0..machine.containers.len() {
             let Some(spec) = machine.spec(index).cloned() else { continue };
             let container = &mut machine.containers[index];
@@ -112,6 +111,13 @@ impl Machine {
                 container.restore(record, observed.get(&spec.name), &spec, now);
             }
         }
+        machine.sandbox = if sandbox_alive {
+            Sandbox::Ready { ip: record.ip }
+        } else if machine.is_finished() {
+            Sandbox::Absent { retry_at: None }
+        } else {
+            Sandbox::Creating
+        };
         machine
     }
 }

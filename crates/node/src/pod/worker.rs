@@ -157,6 +157,7 @@ impl Worker {
         });
         let observed: BTreeMap<_, _> = observed.collect();
         let machine = Machine::restore(pod, record, &observed, alive.is_some(), now);
+        let lost = alive.is_none() && !machine.is_finished();
         let mut worker = Self::with(context, dir, machine, desired);
         for name in observed.keys() {
             if let Some((instance, running)) = worker.machine.running(name) {
@@ -173,7 +174,7 @@ impl Worker {
         for status in statuses {
             worker.container_changed(status);
         }
-        if worker.sandbox.is_none() && !worker.machine.is_finished() {
+        if lost {
             worker.clean_up_sandbox().await;
             worker.step(Input::SandboxLost);
         }
