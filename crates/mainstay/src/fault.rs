@@ -157,7 +157,10 @@ pub fn run(args: &FaultArgs) -> Result<(), FaultError> {
         return Ok(());
     }
     match &args.verb {
-        FaultVerb::Ls { output } => faults.list(*output),
+        FaultVerb::Ls { output } => {
+            faults.list(*output);
+            Ok(())
+        }
         FaultVerb::Heal { targets } if targets.is_empty() => faults.heal_all(),
         FaultVerb::Heal { targets } => targets.iter().try_for_each(|target| faults.heal(target)),
         _ => Ok(()),
@@ -253,11 +256,11 @@ impl Faults {
         self.forget(node)
     }
 
-    fn list(&self, output: Output) -> Result<(), FaultError> {
+    fn list(&self, output: Output) {
         let notes = self.notes();
         if output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&notes).unwrap_or_default());
-            return Ok(());
+            return;
         }
         if notes.is_empty() {
             println!("no faults in force");
@@ -266,7 +269,6 @@ impl Faults {
             let age = mainstay_model::meta::age(note.since, jiff::Timestamp::now());
             println!("{:<40} {:<10} {age} ago", note.target, note.fault.done());
         }
-        Ok(())
     }
 
     fn nodes(&self, target: &Target) -> Result<Vec<String>, FaultError> {

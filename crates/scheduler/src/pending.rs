@@ -180,9 +180,9 @@ mod tests {
         let taken = pending.take(Duration::ZERO).expect("it is ready");
         pending.refuse(taken, Duration::ZERO);
         pending.put(pod("a", 0, 0));
-        assert_eq!(pending.get("/a").map(|pod| pod.refusals), Some(1));
+        assert_eq!(pending.get_mut("/a").map(|pod| pod.refusals), Some(1));
         pending.put(Waiting { uid: "other".to_owned(), ..pod("a", 0, 0) });
-        assert_eq!(pending.get("/a").map(|pod| pod.refusals), Some(0));
+        assert_eq!(pending.get_mut("/a").map(|pod| pod.refusals), Some(0));
         assert!(!pending.has_refused());
     }
 }

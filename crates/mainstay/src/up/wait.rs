@@ -88,7 +88,7 @@ impl World {
                 }
                 "Pod" => all.extend(self.pods.get(namespace, name).map(|pod| progress::pod(&pod))),
                 "Service" => {
-                    all.extend(self.services.get(namespace, name).and_then(|service| progress::service(&service)))
+                    all.extend(self.services.get(namespace, name).and_then(|service| progress::service(&service)));
                 }
                 _ => {}
             }

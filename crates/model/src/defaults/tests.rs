@@ -1,3 +1,5 @@
+//! Defaults against what kube-apiserver fills in.
+
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use super::*;

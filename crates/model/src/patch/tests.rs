@@ -1,3 +1,5 @@
+//! The three patch types: cases from their definitions, and properties.
+
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Selectors: texts, objects, and what they match.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

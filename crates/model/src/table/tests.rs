@@ -1,3 +1,5 @@
+//! Table rows as `kubectl get` shows them.
+
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use proptest::prelude::*;

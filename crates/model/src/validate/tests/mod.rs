@@ -1,3 +1,5 @@
+//! Validation: good objects pass, and each fault is named with its field.
+
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Validation of pods, one mutation of a good pod at a time.
+
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use serde_json::{Value, json};
