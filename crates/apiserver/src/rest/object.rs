@@ -66,8 +66,10 @@ pub(super) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiErro
     let value: Value = match media_type {
         "application/json" | "" => serde_json::from_slice(body)
             .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
-        "application/yaml" => serde_saphyr::from_slice(body)
-            .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid YAML: {error}")))?,
+        "application/yaml" => {
+            serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true })
+                .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid YAML: {error}")))?
+        }
         other => return Err(ApiError::unsupported_media_type(other, &["application/json", "application/yaml"])),
     };
     if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body of the request is not an object")) }

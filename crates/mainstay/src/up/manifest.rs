@@ -118,7 +118,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
 
 fn parse(path: &Path, text: &str, manifests: &mut Vec<Manifest>) -> Result<(), ManifestError> {
     let broken = |reason: String| ManifestError::Yaml { path: path.to_owned(), reason };
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| broken(error.to_string()))?;
+    // `n` and `on` are names like any other (YAML 1.2); only `true` and `false` are not.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| broken(error.to_string()))?;
     for document in documents {
         match &document {
             Value::Null => {}
