@@ -232,7 +232,8 @@ impl Screen {
             let _ = writeln!(text, "  and {} more", waiting.len() - LINES_MAX);
         }
         self.drawn = text.matches('\n').count();
-        eprint!("{text}");
+        // A line longer than the terminal is cut, not wrapped, or the next drawing would begin at the wrong place.
+        eprint!("\x1b[?7l{text}\x1b[?7h");
         let _ = std::io::stderr().flush();
     }
 
