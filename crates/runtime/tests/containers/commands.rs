@@ -75,7 +75,7 @@ pub(crate) async fn codes_streams_and_terminals(world: &World) {
 
     let mut plain = container(&config, "plain", "exec sleep 100");
     (plain.user, plain.group, plain.supplementary_groups) = (1000, 1001, vec![1002]);
-    plain.working_dir = "/usr".to_owned();
+    plain.working_dir = String::from("/usr");
     sandbox.start_container(&plain).await.unwrap();
     let (_, out, _) =
         done(&command(&config, "plain", &["sh", "-c", "id -u; id -G; pwd; grep CapEff /proc/self/status"])).await;

@@ -82,7 +82,7 @@ pub(crate) async fn what_may_be_done(world: &World) {
         volume(&shared.join("file"), "/etc/hosts", true, MountKind::Bind),
     ];
     (mounted.user, mounted.group, mounted.supplementary_groups) = (1000, 1001, vec![1002]);
-    mounted.working_dir = "/usr".to_owned();
+    mounted.working_dir = String::from("/usr");
     mounted.capabilities_drop = vec!["ALL".to_owned()];
     mounted.capabilities_add = vec!["NET_BIND_SERVICE".to_owned()];
     mounted.no_new_privileges = true;
@@ -99,7 +99,7 @@ pub(crate) async fn what_may_be_done(world: &World) {
     assert!(adj <= own, "{adj} instead of {own} or less");
 
     let mut elsewhere = container(&config, "elsewhere", "pwd");
-    elsewhere.working_dir = "/not/there/yet".to_owned();
+    elsewhere.working_dir = String::from("/not/there/yet");
     assert_eq!(run(&sandbox, &elsewhere).await.1, ["/not/there/yet"]);
 
     let script = "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk >/dev/null 2>&1 && echo read-the-disk; mount -t tmpfs x /mnt 2>/dev/null && echo mounted; echo 1 > /proc/sys/vm/swappiness && echo tuned; head -c 1 /dev/zero | wc -c";
