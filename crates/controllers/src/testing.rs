@@ -19,12 +19,6 @@ pub(crate) fn typed<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-/// A plan as lines of text.
-pub(crate) fn shown(plan: &Plan) -> Vec<String> {
-    let actions = plan.actions.iter().filter(|action| !matches!(action, Action::Note(_)));
-    actions.map(ToString::to_string).collect()
-}
-
 /// The cluster. Objects are JSON in the caches; every write gets the next revision.
 pub(crate) struct World {
     pub(crate) caches: Caches,
