@@ -19,6 +19,7 @@ mod up;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
@@ -27,6 +28,10 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Worker threads of the control plane: more would only cost memory.
 const SERVER_THREADS: usize = 2;
+
+/// When a long-running role gives back the code that its start needed, and how often it does so again.
+const AFTER_START: Duration = Duration::from_secs(2);
+const NOW_AND_THEN: Duration = Duration::from_secs(60);
 
 type AnyError = Box<dyn Error>;
 
@@ -54,6 +59,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             log_to_stderr();
             let instance = Instance::load(&args.data_dir)?;
             let runtime = Builder::new_multi_thread().worker_threads(SERVER_THREADS).enable_all().build()?;
+            runtime.spawn(give_back_code());
             let result = prepare(&runtime).block_on(server::run(instance));
             // What is still running is only waiting; nothing acknowledged is lost by not waiting for it.
             runtime.shutdown_background();
@@ -63,12 +69,16 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             log_to_stderr();
             let instance = Instance::load(&args.data.data_dir)?;
             let number = node::enter(&instance, &args.name)?;
-            small_runtime()?.block_on(node::run(instance, args.name, number))?;
+            let runtime = small_runtime()?;
+            runtime.spawn(give_back_code());
+            runtime.block_on(node::run(instance, args.name, number))?;
         }
         Command::Supervise(args) => {
             log_to_stderr();
             let instance = Instance::load(&args.data_dir)?;
-            small_runtime()?.block_on(up::supervise(instance))?;
+            let runtime = small_runtime()?;
+            runtime.spawn(give_back_code());
+            runtime.block_on(up::supervise(instance))?;
         }
         // Dispatched in `main`; here only so that `--help` knows them.
         Command::Shim(_) | Command::ShimExec(_) => {}
@@ -94,6 +104,16 @@ fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSTAY_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// Now and then gives back the code that only the start, or a rare task, needed.
+async fn give_back_code() {
+    let mut wait = AFTER_START;
+    loop {
+        tokio::time::sleep(wait).await;
+        mainstay_runtime::memory::release_code();
+        wait = NOW_AND_THEN;
+    }
 }
 
 fn report(result: Result<bool, AnyError>) -> ExitCode {

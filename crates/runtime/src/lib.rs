@@ -15,6 +15,7 @@
 pub mod cgroup;
 pub mod exec;
 pub mod image;
+pub mod memory;
 pub mod protocol;
 pub mod sandbox;
 pub mod shim;

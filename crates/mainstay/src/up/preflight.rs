@@ -1,9 +1,14 @@
 //! Whether this machine can run Mainstay: one clear sentence if not, and what to do.
 
 use std::net::{SocketAddrV4, TcpListener};
+use std::time::{Duration, Instant};
 
 use mainstay_net::fabric::{Fabric, FabricError};
 use mainstay_runtime::cgroup::{CgroupError, Cgroups};
+
+/// How long a port that is in use may take to become free, and how often it is looked at.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
+const PORT_RETRY: Duration = Duration::from_millis(10);
 
 /// Why it cannot run here.
 #[derive(Debug, thiserror::Error)]
@@ -41,5 +46,13 @@ pub fn check(api: Option<SocketAddrV4>, fabric: &Fabric) -> Result<(), Preflight
     fabric.preflight()?;
     // Asked last, and given back at once: the server binds it for good a few milliseconds later.
     let Some(address) = api else { return Ok(()) };
-    TcpListener::bind(address).map(drop).map_err(|source| PreflightError::PortTaken { address, source })
+    let since = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            // A server that was killed a moment ago still holds it until the kernel is done with the process.
+            Err(_) if since.elapsed() < PORT_PATIENCE => std::thread::sleep(PORT_RETRY),
+            Err(source) => return Err(PreflightError::PortTaken { address, source }),
+        }
+    }
 }

@@ -277,6 +277,8 @@ impl Shim {
                 let container = Container::start(&self.config, &config)?;
                 let status = container.status.clone();
                 self.containers.insert(status.id.clone(), container);
+                // Making a container takes much code that waiting for its end does not.
+                crate::memory::release_code();
                 Ok(vec![status])
             }
             Wish::Signal { id, signal } => {
