@@ -2,7 +2,8 @@
 //!
 //! One image so far: `mainstay.dev/host`, an overlay over this machine's own root file system, so that installed programs
 //! run as isolated containers with nothing to pull. What a container must not see of the machine — secrets, people's
-//! homes, Mainstay's own data — is covered by empty, opaque directories and files in the overlay's upper layer.
+//! homes, Mainstay's own data — is covered by empty, opaque directories and files in a layer in between, which all
+//! containers of a pod share.
 //!
 //! Source: <https://docs.kernel.org/filesystems/overlayfs.html>.
 
@@ -61,16 +62,8 @@ pub enum ImageError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file system cannot mark a directory as hiding what is below it.
-    #[error("cannot mark {path} as opaque: {source}")]
-    Unfit {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: nix::Error,
-    },
-    /// The overlay could not be mounted.
-    #[error("cannot mount the root file system at {path}: {source}")]
+    /// A layer or the whole could not be mounted.
+    #[error("cannot mount a part of the root file system at {path}: {source}")]
     Mount {
         /// Where.
         path: PathBuf,
@@ -100,72 +93,91 @@ const BLANK: &[&str] = &["etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshado
 /// Where the program itself is found in the host image.
 pub const PROGRAM: &str = "/usr/local/bin/mainstay";
 
+/// Where in the pod's directory the layer is that all its containers share.
+pub(crate) const BASE: &str = "base";
+
 /// Size limit of an upper layer in memory, where the data directory cannot hold one.
 const MEMORY_UPPER: &str = "size=512m,mode=755";
 
-/// Prepares the layers in `dir` and mounts the root file system at `dir/rootfs`, in the caller's mount namespace.
+/// What lies over the machine's root file system in every container of a pod: emptiness where nothing may be seen. Made
+/// once, in memory, in the caller's mount namespace.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub(crate) fn mount_host(dir: &Path, hidden: &[PathBuf]) -> Result<PathBuf, ImageError> {
-    let rootfs = dir.join("rootfs");
-    make_dir(&rootfs, 0o755)?;
-    match try_overlay(dir, &rootfs, hidden) {
-        // The directory lies on a file system that cannot be an upper layer (an overlay itself, say): use memory.
-        Err(
-            ImageError::Unfit { .. } | ImageError::Mount { source: nix::Error::EINVAL | nix::Error::EOPNOTSUPP, .. },
-        ) => {
-            let memory = dir.join("memory");
-            make_dir(&memory, 0o700)?;
-            mount(Some("mainstay"), &memory, Some("tmpfs"), MsFlags::empty(), Some(MEMORY_UPPER))
-                .map_err(|source| ImageError::Mount { path: memory.clone(), source })?;
-            try_overlay(&memory, &rootfs, hidden)?;
-        }
-        other => other?,
-    }
-    Ok(rootfs)
-}
-
-fn try_overlay(dir: &Path, rootfs: &Path, hidden: &[PathBuf]) -> Result<(), ImageError> {
-    let (upper, work) = (dir.join("upper"), dir.join("work"));
-    make_dir(&upper, 0o755)?;
-    make_dir(&work, 0o700)?;
+pub(crate) fn make_base(pod: &Path, hidden: &[PathBuf]) -> Result<(), ImageError> {
+    let base = pod.join(BASE);
+    make_dir(&base, 0o755)?;
+    mount(Some("mainstay"), &base, Some("tmpfs"), MsFlags::empty(), Some("size=1m,mode=755"))
+        .map_err(|source| ImageError::Mount { path: base.clone(), source })?;
     let empty = EMPTY.iter().map(|(path, mode)| (Path::new("/").join(path), *mode));
     let mut covered: Vec<PathBuf> = Vec::new();
     for (path, mode) in empty.chain(hidden.iter().map(|path| (path.clone(), 0o700))) {
         // Where it really is: covering a link would hide nothing. What is not there needs no cover.
         let Ok(path) = path.canonicalize() else { continue };
         if path.is_dir() && path != Path::new("/") && !covered.iter().any(|above| path.starts_with(above)) {
-            cover(&upper, path.strip_prefix("/").unwrap_or(&path), mode)?;
+            cover(&base, path.strip_prefix("/").unwrap_or(&path), mode)?;
             covered.push(path);
         }
     }
-    for path in BLANK {
-        if Path::new("/").join(path).exists() {
-            let file = upper.join(path);
-            make_parents(&upper, Path::new(path))?;
-            File::create(&file).map_err(|source| ImageError::Prepare { path: file, source })?;
-        }
+    let blank = BLANK.iter().filter(|path| Path::new("/").join(path).exists());
+    for path in blank.chain([&PROGRAM.trim_start_matches('/')]) {
+        let file = base.join(path);
+        make_parents(&base, Path::new(path))?;
+        File::create(&file).map_err(|source| ImageError::Prepare { path: file, source })?;
     }
-    let program = upper.join(PROGRAM.trim_start_matches('/'));
-    make_parents(&upper, Path::new(PROGRAM.trim_start_matches('/')))?;
-    File::create(&program).map_err(|source| ImageError::Prepare { path: program, source })?;
-    let options = format!("lowerdir=/,upperdir={},workdir={}", escape(&upper), escape(&work));
-    mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+    Ok(())
+}
+
+/// Mounts a container's root file system at `dir/rootfs`, in the caller's mount namespace, over the pod's base.
+///
+/// # Errors
+/// See [`ImageError`].
+pub(crate) fn mount_host(pod: &Path, dir: &Path) -> Result<PathBuf, ImageError> {
+    let rootfs = dir.join("rootfs");
+    make_dir(&rootfs, 0o755)?;
+    match overlay(pod, dir, &rootfs) {
+        // The directory lies on a file system that cannot be an upper layer (an overlay itself, say): use memory.
+        Err(ImageError::Mount { source: nix::Error::EINVAL | nix::Error::EOPNOTSUPP, .. }) => {
+            let memory = dir.join("memory");
+            make_dir(&memory, 0o700)?;
+            mount(Some("mainstay"), &memory, Some("tmpfs"), MsFlags::empty(), Some(MEMORY_UPPER))
+                .map_err(|source| ImageError::Mount { path: memory.clone(), source })?;
+            overlay(pod, &memory, &rootfs)?;
+        }
+        other => other?,
+    }
+    Ok(rootfs)
+}
+
+fn overlay(pod: &Path, dir: &Path, rootfs: &Path) -> Result<(), ImageError> {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    make_dir(&upper, 0o755)?;
+    make_dir(&work, 0o700)?;
+    let layers =
+        format!("lowerdir={}:/,upperdir={},workdir={}", escape(&pod.join(BASE)), escape(&upper), escape(&work));
+    // Volatile: what a container wrote goes with it, so it need not reach the disk before the file system is unmounted.
+    // Kernels before 5.10 do not know that.
+    let attempt = |options: &str| mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options));
+    attempt(&format!("{layers},volatile"))
+        .or_else(|_| attempt(&layers))
         .map_err(|source| ImageError::Mount { path: rootfs.to_owned(), source })
 }
 
-/// A path as a mount option, in which a comma would end it.
+/// A path as a mount option, in which a comma would end it and a colon a layer.
 fn escape(path: &Path) -> String {
-    path.display().to_string().replace('\\', "\\\\").replace(',', "\\,")
+    let mut text = path.display().to_string();
+    for special in ["\\", ",", ":"] {
+        text = text.replace(special, &format!("\\{special}"));
+    }
+    text
 }
 
-/// An empty directory in the upper layer that hides what is below it.
+/// An empty directory in the layer in between that hides what is below it.
 fn cover(upper: &Path, path: &Path, mode: u32) -> Result<(), ImageError> {
     make_parents(upper, path)?;
     let place = upper.join(path);
     make_dir(&place, mode)?;
-    set_opaque(&place).map_err(|source| ImageError::Unfit { path: place, source })
+    set_opaque(&place).map_err(|source| ImageError::Prepare { path: place, source: source.into() })
 }
 
 /// The directories above `path`, with the owners and permissions they have on the machine.

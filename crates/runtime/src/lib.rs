@@ -10,7 +10,8 @@
 //! Guarantees: containers outlive the agent; an exit is recorded on disk before it is told; everything a pod has — mounts,
 //! processes, cgroups, files — goes with [`sandbox::Sandbox::stop`] or [`sandbox::clean_up`].
 //!
-//! Deliberately absent: pulling images, seccomp filters, attaching to a container's standard input.
+//! Deliberately absent: pulling images, seccomp filters, terminals and standard input of containers themselves (commands
+//! run in them have both), rotation of logs.
 
 pub mod cgroup;
 pub mod exec;

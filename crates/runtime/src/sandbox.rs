@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::cgroup::{CgroupError, Cgroups};
+use crate::image::BASE;
 use crate::protocol::{
     ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish,
 };
@@ -379,7 +380,7 @@ pub fn clean_up(config: &SandboxConfig) -> Result<(), SandboxError> {
     cgroup.kill()?;
     cgroup.remove()?;
     shim::forget_mounts(&config.dir);
-    for left in ["containers", "state"] {
+    for left in ["containers", "state", BASE] {
         let path = config.dir.join(left);
         match fs::remove_dir_all(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(SandboxError::File { path, source }),

@@ -73,7 +73,7 @@ impl Container {
         private_directory(&state_root).map_err(in_words("cannot create the container's state directory"))?;
         let log = open_log(&config.log_path).map_err(in_words("cannot open the log"))?;
         let rootfs = match config.image {
-            ImageRef::Host => image::mount_host(dir, &sandbox.hidden).map_err(|error| error.to_string())?,
+            ImageRef::Host => image::mount_host(&sandbox.dir, dir).map_err(|error| error.to_string())?,
         };
         if !config.working_dir.is_empty() {
             image::make_working_dir(&rootfs, Path::new(&config.working_dir)).map_err(|error| error.to_string())?;

@@ -26,7 +26,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{CgroupError, Cgroups};
-use crate::image;
+use crate::image::{self, ImageError};
 use crate::protocol::{ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish};
 use container::Container;
 pub(crate) use container::{RECORD, directory as container_directory, state_root as container_state_root};
@@ -65,6 +65,9 @@ pub enum ShimError {
     /// The cgroup could not be entered.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// What all containers share could not be made.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A system call failed.
     #[error("cannot {doing}: {source}")]
     System {
@@ -111,6 +114,7 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     // What the machine unmounts goes here too; what is mounted here stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(failed("separate the pod's mounts"))?;
+    image::make_base(&config.dir, &config.hidden)?;
     if !config.host_network {
         nix::unistd::sethostname(short(&config.hostname)).map_err(failed("set the pod's host name"))?;
     }

@@ -21,8 +21,8 @@ impl World {
 
     pub(crate) fn sandbox(&self, uid: &str) -> SandboxConfig {
         SandboxConfig {
-            // Longer than a socket's path may be.
-            dir: self.directory.path().join("x".repeat(100)).join(uid),
+            // Longer than a socket's path may be, and with what mount options give a meaning to.
+            dir: self.directory.path().join("x".repeat(100) + ",:\\ ").join(uid),
             uid: uid.to_owned(),
             hostname: "a-pod".to_owned(),
             host_network: false,
