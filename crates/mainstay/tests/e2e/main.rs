@@ -2,7 +2,7 @@
 //!
 //! Each test has its own data directory, port and address range, waits for conditions instead of sleeping, and takes
 //! everything down again even when it fails.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod cluster;
 mod commands;
