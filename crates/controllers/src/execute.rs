@@ -137,7 +137,7 @@ impl Executor {
     ) -> Result<(), Stopped> {
         let (creating, deleting) = (method == Method::POST, method == Method::DELETE);
         match self.send(method, path, media_type, Some(body)).await {
-            Ok(answer) if deleting && is_gone(&answer) => {
+            Ok(answer) if is_ended(&answer) || (deleting && is_gone(&answer)) => {
                 self.caches.observe_deleted(target.resource.kind, &target.key);
                 Ok(())
             }
@@ -241,12 +241,20 @@ fn is_together(a: &Action, b: &Action) -> bool {
     )
 }
 
-/// Whether the answer to a DELETE says that the object is gone: a `Status`, or the object without anything to wait for.
+/// Whether the answer to a DELETE says that the object is gone: a `Status`, or the object as it last was.
 fn is_gone(answer: &Value) -> bool {
-    meta::kind(answer) == "Status"
-        || !meta::is_being_deleted(answer)
-        || (meta::i64_at(answer, "metadata.deletionGracePeriodSeconds") == Some(0)
-            && meta::finalizers(answer).is_empty())
+    meta::kind(answer) == "Status" || !meta::is_being_deleted(answer)
+}
+
+/// Whether an object is being deleted and nothing holds it any more: the write that took its last finalizer away has
+/// removed it, and what the API server answers is its last state. Kept, it would never leave the cache, because the
+/// watch may have told of its end already.
+fn is_ended(answer: &Value) -> bool {
+    let namespace_holds = !meta::list_at(answer, "spec.finalizers").is_empty() && meta::kind(answer) == "Namespace";
+    meta::is_being_deleted(answer)
+        && meta::finalizers(answer).is_empty()
+        && meta::i64_at(answer, "metadata.deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && !namespace_holds
 }
 
 fn stopped(action: &Action, error: kube::Error) -> Stopped {
@@ -271,4 +279,28 @@ fn event(note: &Note, component: &str, now: Timestamp) -> Value {
         "source": {"component": component}, "reportingComponent": component, "reportingInstance": "",
         "firstTimestamp": time, "lastTimestamp": time, "count": 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_nothing_holds_any_more_has_ended() {
+        let pod = |meta: Value| json!({"kind": "Pod", "metadata": meta});
+        let time = "2026-01-01T00:00:00Z";
+        for (object, ended) in [
+            (pod(json!({})), false),
+            (pod(json!({"deletionTimestamp": time, "deletionGracePeriodSeconds": 0})), true),
+            (pod(json!({"deletionTimestamp": time, "deletionGracePeriodSeconds": 30})), false),
+            (pod(json!({"deletionTimestamp": time, "finalizers": ["orphan"]})), false),
+        ] {
+            assert_eq!(is_ended(&object), ended, "{object}");
+        }
+        let mut namespace = json!({"kind": "Namespace", "metadata": {"deletionTimestamp": time}, "spec": {"finalizers": ["kubernetes"]}});
+        assert!(!is_ended(&namespace));
+        namespace["spec"]["finalizers"] = json!([]);
+        assert!(is_ended(&namespace));
+        assert!(is_gone(&json!({"kind": "Status"})));
+    }
 }
