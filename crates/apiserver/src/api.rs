@@ -10,6 +10,7 @@ use tower::util::service_fn;
 
 use crate::auth::User;
 use crate::limits::Limits;
+use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
 use crate::service_ip::ServiceAddresses;
 
@@ -34,6 +35,7 @@ pub struct Api {
     pub(crate) settings: Settings,
     pub(crate) addresses: ServiceAddresses,
     pub(crate) limits: Limits,
+    pub(crate) registry: Registry,
 }
 
 impl Api {
@@ -41,7 +43,7 @@ impl Api {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
         let addresses =
             ServiceAddresses::new(settings.service_range, settings.service_prefix, settings.service_reserved);
-        Arc::new(Self { store, settings, addresses, limits: Limits::default() })
+        Arc::new(Self { store, settings, addresses, limits: Limits::default(), registry: Registry::default() })
     }
 
     /// A `kube::Client` for a part inside this process: the same code path as a remote call, without a socket.

@@ -35,6 +35,11 @@ impl User {
         Some(Self { name, groups })
     }
 
+    /// Somebody without credentials.
+    pub(crate) fn anonymous() -> Self {
+        Self { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()] }
+    }
+
     fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
@@ -68,12 +73,12 @@ pub(crate) fn authorise(user: Option<&User>, call: &Call) -> Result<(), ApiError
         .namespace
         .as_ref()
         .map_or_else(|| "at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
-    let (resource, verb) = (call.resource, call.verb.word());
+    let (resource, verb) = (&call.resource, call.verb.word());
     let why = format!(
         "User {:?} cannot {verb} resource {:?} in API group {:?} {scope}",
         user.name, resource.plural, resource.group
     );
-    Err(ApiError::forbidden(resource.group, resource.plural, call.name(), &why))
+    Err(ApiError::forbidden(&resource.group, &resource.plural, call.name(), &why))
 }
 
 #[cfg(test)]
@@ -84,7 +89,11 @@ mod tests {
 
     fn may(group: &str, method: &str, path: &str) -> bool {
         let user = User { name: "u".to_owned(), groups: vec![group.to_owned()] };
-        let Target::Resource(call) = parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap() else { panic!() };
+        let catalogue = crate::registry::Registry::default().now();
+        let Target::Resource(call) = parse(&method.parse().unwrap(), &path.parse().unwrap(), &catalogue).unwrap()
+        else {
+            panic!()
+        };
         authorise(Some(&user), &call).is_ok()
     }
 

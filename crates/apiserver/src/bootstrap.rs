@@ -7,7 +7,7 @@ use mainstay_model::status::ApiError;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::request::{Call, Query, Verb};
+use crate::request::{Call, Verb};
 use crate::rest;
 
 const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
@@ -41,14 +41,7 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
 
 /// Creates the object, or replaces it where an EndpointSlice says something else.
 async fn ensure(api: &Api, kind: &str, namespace: Option<&str>, object: Value) -> Result<(), ApiError> {
-    let mut call = Call {
-        verb: Verb::Create,
-        resource: known(kind),
-        namespace: namespace.map(str::to_owned),
-        name: None,
-        subresource: None,
-        query: Query::default(),
-    };
+    let mut call = Call::internal(Verb::Create, known(kind).into(), namespace);
     match rest::create(api, &call, "application/json", object.to_string().as_bytes()).await {
         Err(error) if error.reason == "AlreadyExists" && kind == "EndpointSlice" => {
             call.name = object["metadata"]["name"].as_str().map(str::to_owned);

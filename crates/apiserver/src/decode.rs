@@ -10,6 +10,8 @@ use mainstay_model::status::ApiError;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::registry::Served;
+
 /// What to do about a field that the kind does not have (`fieldValidation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unknown {
@@ -36,8 +38,9 @@ impl Unknown {
 ///
 /// # Errors
 /// 400 for a JSON type that does not fit and, with [`Unknown::Refuse`], for unknown fields, all of them named.
-pub(crate) fn check(kind: &str, version: &str, object: &mut Value, unknown: Unknown) -> Result<(), ApiError> {
-    let Some(read) = reader(kind) else { return Ok(()) };
+pub(crate) fn check(resource: &Served, object: &mut Value, unknown: Unknown) -> Result<(), ApiError> {
+    let (kind, version) = (&resource.kind, resource.api_version());
+    let Some(read) = reader(resource.rules()) else { return Ok(()) };
     quantities_to_text(object);
     let known = read(object).map_err(|error| {
         let what = format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}");
@@ -139,20 +142,24 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn of(kind: &str) -> Served {
+        mainstay_model::resource::known(kind).into()
+    }
+
     #[test]
     fn unknown_fields_are_named_with_their_path() {
         let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"},
             "spec": {"containers": [{"name": "c", "imagee": "x", "env": [{"name": "A", "value": null}]}]}});
-        let error = check("Pod", "v1", &mut pod.clone(), Unknown::Refuse).unwrap_err();
+        let error = check(&of("Pod"), &mut pod.clone(), Unknown::Refuse).unwrap_err();
         assert!(error.message.contains("unknown field \"spec.containers[0].imagee\""), "{}", error.message);
-        check("Pod", "v1", &mut pod, Unknown::Ignore).unwrap();
+        check(&of("Pod"), &mut pod, Unknown::Ignore).unwrap();
         assert_eq!(pod["spec"]["containers"][0], json!({"name": "c", "env": [{"name": "A"}]}));
     }
 
     #[test]
     fn wrong_types_are_refused() {
         let mut bad = json!({"kind": "Deployment", "apiVersion": "apps/v1", "spec": {"replicas": "three"}});
-        let error = check("Deployment", "apps/v1", &mut bad, Unknown::Ignore).unwrap_err();
+        let error = check(&of("Deployment"), &mut bad, Unknown::Ignore).unwrap_err();
         assert_eq!(error.code, 400);
         assert!(error.message.contains("three"), "{}", error.message);
     }
@@ -162,7 +169,7 @@ mod tests {
         let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
             "spec": {"ports": [{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081}]}});
         let mut checked = object.clone();
-        check("Service", "v1", &mut checked, Unknown::Refuse).unwrap();
+        check(&of("Service"), &mut checked, Unknown::Refuse).unwrap();
         assert_eq!(checked, object);
     }
 }

@@ -3,11 +3,12 @@
 //! Source: <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>.
 
 use http::{HeaderMap, header};
-use mainstay_model::resource::{BUILT_IN, Resource, Subresource, VERBS, groups};
+use mainstay_model::resource::{Resource, Subresource};
 use mainstay_model::status::ApiError;
 use serde_json::{Value, json};
 
 use crate::api::Settings;
+use crate::registry::{Catalogue, Served};
 
 /// The media type of aggregated discovery.
 pub(crate) const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -24,35 +25,55 @@ pub(crate) fn version() -> Value {
 ///
 /// # Errors
 /// 404 for any other path.
-pub(crate) fn answer(path: &str, headers: &HeaderMap, settings: &Settings) -> Result<Value, ApiError> {
+pub(crate) fn answer(
+    path: &str,
+    headers: &HeaderMap,
+    catalogue: &Catalogue,
+    settings: &Settings,
+) -> Result<Value, ApiError> {
     let aggregated = wants_aggregated(headers);
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let groups = catalogue.groups();
     Ok(match parts.as_slice() {
-        [] => json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
-        ["api"] if aggregated => aggregate(&[("", "v1")]),
-        ["apis"] if aggregated => aggregate(&groups()),
+        [] => root(&groups),
+        ["api"] if aggregated => aggregate(catalogue, &[("", vec!["v1"])]),
+        ["apis"] if aggregated => aggregate(catalogue, &groups),
         ["api"] => json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": settings.advertise.to_string()}],
         }),
         ["apis"] => json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": groups().iter().map(|(group, version)| group_entry(group, version)).collect::<Vec<_>>(),
+            "groups": groups.iter().map(|(group, versions)| group_entry(group, versions)).collect::<Vec<_>>(),
         }),
-        ["api", "v1"] => resource_list("", "v1"),
+        ["api", "v1"] => resource_list(catalogue, "", "v1"),
         ["apis", group] => {
-            let (group, version) = known_group(group)?;
-            let mut entry = group_entry(group, version);
+            let (group, versions) = groups.iter().find(|(name, _)| name == group).ok_or_else(ApiError::no_such_path)?;
+            let mut entry = group_entry(group, versions);
             entry["kind"] = json!("APIGroup");
             entry["apiVersion"] = json!("v1");
             entry
         }
-        ["apis", group, version] => match known_group(group)? {
-            (group, known) if known == *version => resource_list(group, known),
-            _ => return Err(ApiError::no_such_path()),
-        },
+        ["apis", group, version] if catalogue.of(group, version).next().is_some() => {
+            resource_list(catalogue, group, version)
+        }
         _ => return Err(ApiError::no_such_path()),
     })
+}
+
+/// Every path that answers something.
+fn root(groups: &[(&str, Vec<&str>)]) -> Value {
+    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2"]
+        .into_iter()
+        .chain(["/openapi/v3", "/readyz", "/version"])
+        .map(str::to_owned)
+        .collect();
+    for (group, versions) in groups {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.sort();
+    json!({"paths": paths})
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
@@ -64,38 +85,31 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-fn known_group(name: &str) -> Result<(&'static str, &'static str), ApiError> {
-    groups().into_iter().find(|(group, _)| *group == name).ok_or_else(ApiError::no_such_path)
-}
-
-fn of(group: &str) -> impl Iterator<Item = &'static Resource> {
-    BUILT_IN.iter().filter(move |r| r.group == group)
-}
-
 fn group_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
-fn group_entry(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": group_version(group, version), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn group_entry(group: &str, versions: &[&str]) -> Value {
+    let entry = |version: &&str| json!({"groupVersion": group_version(group, version), "version": version});
+    let versions: Vec<Value> = versions.iter().map(entry).collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions[0]})
 }
 
-fn resource_list(group: &str, version: &str) -> Value {
+fn resource_list(catalogue: &Catalogue, group: &str, version: &str) -> Value {
     json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version),
-        "resources": of(group).flat_map(Resource::discovery).collect::<Vec<_>>(),
+        "resources": catalogue.of(group, version).flat_map(|served| served.discovery()).collect::<Vec<_>>(),
     })
 }
 
 /// `apidiscovery.k8s.io/v2`: everything in one answer.
-fn aggregate(groups: &[(&'static str, &'static str)]) -> Value {
-    let items = groups.iter().map(|(group, version)| {
-        let resources = of(group).map(aggregated_entry).collect::<Vec<_>>();
-        json!({
-            "metadata": {"name": group, "creationTimestamp": null},
-            "versions": [{"version": version, "freshness": "Current", "resources": resources}],
-        })
+fn aggregate(catalogue: &Catalogue, groups: &[(&str, Vec<&str>)]) -> Value {
+    let items = groups.iter().map(|(group, versions)| {
+        let versions = versions.iter().map(|version| {
+            let resources = catalogue.of(group, version).map(aggregated_entry).collect::<Vec<_>>();
+            json!({"version": version, "freshness": "Current", "resources": resources})
+        });
+        json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions.collect::<Vec<_>>()})
     });
     json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
@@ -103,28 +117,29 @@ fn aggregate(groups: &[(&'static str, &'static str)]) -> Value {
     })
 }
 
-fn aggregated_entry(resource: &Resource) -> Value {
-    let subresources = resource.subresources.iter().map(|name| {
-        let shape = Subresource::of(name, resource);
-        let (group, version) = shape.group_version.split_once('/').unwrap_or(("", &shape.group_version));
-        json!({
-            "subresource": name, "verbs": shape.verbs,
-            "responseKind": {"group": group, "version": version, "kind": shape.kind},
-        })
-    });
+fn aggregated_entry(resource: &Served) -> Value {
+    let subresources = resource.subresources.iter().map(|name| subresource_entry(resource, name)).collect::<Vec<_>>();
     let mut entry = json!({
-        "resource": resource.plural, "singularResource": resource.singular, "verbs": VERBS,
+        "resource": resource.plural, "singularResource": resource.singular, "verbs": resource.verbs,
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
     });
-    for (key, values) in [("shortNames", resource.short_names), ("categories", resource.categories)] {
+    for (key, values) in [("shortNames", &resource.short_names), ("categories", &resource.categories)] {
         if !values.is_empty() {
             entry[key] = json!(values);
         }
     }
-    let subresources = subresources.collect::<Vec<_>>();
     if !subresources.is_empty() {
         entry["subresources"] = json!(subresources);
     }
     entry
+}
+
+fn subresource_entry(resource: &Resource, name: &str) -> Value {
+    let shape = Subresource::of(name, resource);
+    let (group, version) = shape.group_version.split_once('/').unwrap_or(("", &shape.group_version));
+    json!({
+        "subresource": name, "verbs": shape.verbs,
+        "responseKind": {"group": group, "version": version, "kind": shape.kind},
+    })
 }

@@ -34,11 +34,13 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let call = match request::parse(request.method(), request.uri())? {
+        let catalogue = self.registry.now();
+        let mut call = match request::parse(request.method(), request.uri(), &catalogue)? {
             Target::Resource(call) => *call,
             Target::Path(path) => return self.path(&path, request.uri().query(), user, request.headers()).await,
         };
         auth::authorise(user, &call)?;
+        call.user = Arc::new(user.cloned().unwrap_or_else(User::anonymous));
         if let Some("log" | "exec") = call.subresource.as_deref() {
             return proxy::forward(self, &call, &mut request).await;
         }
@@ -49,7 +51,11 @@ impl Api {
         }
         let (head, body) = request.into_parts();
         let body = read_body(body).await?;
-        self.resource(&call, &head.headers, body, form).await
+        let mut response = self.resource(&call, &head.headers, body, form).await?;
+        for text in call.warnings.take() {
+            reply::warn(&mut response, &text);
+        }
+        Ok(response)
     }
 
     /// Verbs on resources whose answer is one JSON document.
@@ -65,9 +71,12 @@ impl Api {
             (Verb::List, _) => (StatusCode::OK, rest::list(self, call, form).await?),
             (Verb::DeleteCollection, _) => (StatusCode::OK, rest::delete_collection(self, call, &body).await?),
             (Verb::Delete, _) => rest::delete(self, call, &body).await?,
+            (Verb::Create, None) if call.resource.rules() == "Binding" => {
+                (StatusCode::CREATED, rest::bind_named(self, call, media_type, &body).await?)
+            }
             (Verb::Create, None) => rest::create(self, call, media_type, &body).await?,
             (_, Some("binding")) => (StatusCode::CREATED, rest::bind(self, call, media_type, &body).await?),
-            (_, Some("eviction")) => (StatusCode::CREATED, rest::evict(self, call, media_type, &body).await?),
+            (_, Some("eviction")) => rest::evict(self, call, media_type, &body).await?,
             (_, Some("scale")) => (StatusCode::OK, rest::scale(self, call, media_type, &body).await?),
             (Verb::Get, _) => (StatusCode::OK, rest::get(self, call).await?),
             (Verb::Update, _) => (StatusCode::OK, rest::update(self, call, media_type, &body).await?),
@@ -102,9 +111,11 @@ impl Api {
         }
         user.ok_or_else(ApiError::unauthorized)?;
         let value = match path.trim_end_matches('/') {
-            "/openapi/v3" => openapi::index(),
-            path if path.starts_with("/openapi/v3/") => openapi::group(&path["/openapi/v3/".len()..])?,
-            path => discovery::answer(path, headers, &self.settings)?,
+            "/openapi/v3" => openapi::index(&self.registry.now()),
+            path if path.starts_with("/openapi/v3/") => {
+                openapi::group(&self.registry.now(), &path["/openapi/v3/".len()..])?
+            }
+            path => discovery::answer(path, headers, &self.registry.now(), &self.settings)?,
         };
         let mut response = reply::json(StatusCode::OK, &value);
         // Clients tell aggregated discovery from the plain one by the media type of the answer.

@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent, each in its own later change: custom resources, server-side apply, RBAC objects, webhooks.
 
+mod admission;
 mod api;
 mod auth;
 mod bootstrap;
@@ -21,6 +22,7 @@ mod handler;
 mod limits;
 mod openapi;
 mod proxy;
+mod registry;
 mod reply;
 mod request;
 mod rest;

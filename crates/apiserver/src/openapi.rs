@@ -3,15 +3,17 @@
 //! `kubectl apply` looks here for the `fieldValidation` parameter and then leaves the checking of fields to the server,
 //! which does it in [`crate::decode`]. Schemas of the kinds (`kubectl explain`) are not here yet.
 
-use mainstay_model::resource::{BUILT_IN, Resource, groups};
+use mainstay_model::resource::Resource;
 use mainstay_model::status::ApiError;
 use serde_json::{Map, Value, json};
 
+use crate::registry::Catalogue;
+
 /// `/openapi/v3`: the documents there are.
-pub(crate) fn index() -> Value {
+pub(crate) fn index(catalogue: &Catalogue) -> Value {
     let mut paths = Map::new();
-    for (group, version) in std::iter::once(("", "v1")).chain(groups()) {
-        let name = document_name(group, version);
+    for resource in catalogue.all() {
+        let name = document_name(&resource.group, &resource.version);
         let url = format!("/openapi/v3/{name}?hash={}", env!("CARGO_PKG_VERSION"));
         paths.insert(name, json!({"serverRelativeURL": url}));
     }
@@ -26,9 +28,9 @@ fn document_name(group: &str, version: &str) -> String {
 ///
 /// # Errors
 /// 404 for a group that is not served.
-pub(crate) fn group(name: &str) -> Result<Value, ApiError> {
+pub(crate) fn group(catalogue: &Catalogue, name: &str) -> Result<Value, ApiError> {
     let mut paths = Map::new();
-    for resource in BUILT_IN.iter().filter(|r| document_name(r.group, r.version) == name) {
+    for resource in catalogue.all().iter().filter(|r| document_name(&r.group, &r.version) == name) {
         let namespace = resource.namespaced.then_some("{namespace}");
         let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
         let write = |method: &str| operation(resource, method, &kind);

@@ -116,8 +116,13 @@ async fn agent_of(api: &Api, call: &Call, pod: &Value) -> Result<String, ApiErro
         return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", call.name())));
     }
     let nodes = known("Node");
-    let of_node =
-        Call { resource: nodes, namespace: None, name: Some(node.to_owned()), subresource: None, ..call.clone() };
+    let of_node = Call {
+        resource: nodes.into(),
+        namespace: None,
+        name: Some(node.to_owned()),
+        subresource: None,
+        ..call.clone()
+    };
     let node = rest::get(api, &of_node).await?;
     let address = node["status"]["addresses"]
         .as_array()

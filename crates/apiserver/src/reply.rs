@@ -35,6 +35,19 @@ fn typed(code: StatusCode, media_type: &'static str, bytes: impl Into<Bytes>) ->
     response
 }
 
+/// Tells the caller something besides the answer (RFC 7234 section 5.5, code 299).
+pub(crate) fn warn(response: &mut Response<Body>, text: &str) {
+    let quoted: String = text.chars().filter(|c| !c.is_control()).flat_map(escape).collect();
+    if let Ok(value) = header::HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        response.headers_mut().append(header::WARNING, value);
+    }
+}
+
+/// A quoted string escapes quotes and backslashes (RFC 9110 section 5.6.4).
+fn escape(c: char) -> impl Iterator<Item = char> {
+    matches!(c, '"' | '\\').then_some('\\').into_iter().chain(std::iter::once(c))
+}
+
 /// The answer to a call that failed.
 pub(crate) fn error(error: &ApiError) -> Response<Body> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -3,10 +3,13 @@
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, Uri, header};
-use mainstay_model::resource::{self, Resource};
 use mainstay_model::status::ApiError;
+
+use crate::auth::User;
+use crate::registry::{Catalogue, Served};
 
 /// What is done to a resource, in the words of authorisation and audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +49,64 @@ impl Verb {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) verb: Verb,
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: Served,
     /// Set for namespaced resources unless the call is across all namespaces.
     pub(crate) namespace: Option<String>,
     /// Set unless the call is on a collection.
     pub(crate) name: Option<String>,
     /// For example `status`.
     pub(crate) subresource: Option<String>,
+    /// What follows a subresource in the path: only `proxy` has such a rest.
+    #[allow(dead_code, reason = "for proxying, which is not served yet")]
+    pub(crate) rest: String,
     pub(crate) query: Query,
+    /// Who calls.
+    pub(crate) user: Arc<User>,
+    /// What the caller should be told besides the answer; shared by all calls a request leads to.
+    pub(crate) warnings: Warnings,
+}
+
+/// Warnings for the caller, which become `Warning` headers.
+///
+/// Source: <https://kubernetes.io/docs/reference/using-api/deprecation-policy/>, RFC 7234 section 5.5.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    /// Most warnings one request gets.
+    const MAX: usize = 32;
+
+    /// Adds a warning, once.
+    #[allow(dead_code, reason = "for deprecated versions and policies, which are not served yet")]
+    pub(crate) fn add(&self, text: impl Into<String>) {
+        let (text, mut all) = (text.into(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if all.len() < Self::MAX && !all.contains(&text) {
+            all.push(text);
+        }
+    }
+
+    /// All so far.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Call {
+    /// A call the server makes by itself on a collection.
+    pub(crate) fn internal(verb: Verb, resource: Served, namespace: Option<&str>) -> Self {
+        Self {
+            verb,
+            resource,
+            namespace: namespace.map(str::to_owned),
+            name: None,
+            subresource: None,
+            rest: String::new(),
+            query: Query::default(),
+            user: Arc::new(User::internal("system:apiserver")),
+            warnings: Warnings::default(),
+        }
+    }
+
     /// The object's name, which calls on one object always have.
     pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
@@ -69,7 +119,7 @@ impl Call {
 
     /// A 404 about the object.
     pub(crate) fn not_found(&self) -> ApiError {
-        ApiError::not_found(self.resource.group, self.resource.plural, self.name())
+        ApiError::not_found(&self.resource.group, &self.resource.plural, self.name())
     }
 }
 
@@ -130,7 +180,7 @@ impl Query {
 ///
 /// # Errors
 /// 404 for a path under `/api` or `/apis` that names no resource, 405 for a method a resource does not have.
-pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Target, ApiError> {
+pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result<Target, ApiError> {
     let path = uri.path();
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let (group, version, rest) = match parts.as_slice() {
@@ -145,11 +195,14 @@ pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Target, ApiError> {
         _ => (None, rest),
     };
     let [plural, rest @ ..] = rest else { return Err(ApiError::no_such_path()) };
-    let resource = resource::find(group, plural)
-        .filter(|r| r.version == version && (r.namespaced || namespace.is_none()))
-        .ok_or_else(ApiError::no_such_path)?;
+    let resource = catalogue.find(group, version, plural).filter(|r| r.namespaced || namespace.is_none());
+    let resource = resource.ok_or_else(ApiError::no_such_path)?;
     let name = rest.first().map(|name| (*name).to_owned());
-    let subresource = (rest.len() > 1).then(|| rest[1..].join("/"));
+    let (subresource, rest) = match rest {
+        [_, "proxy", rest @ ..] => (Some("proxy".to_owned()), rest.join("/")),
+        [_, ..] if rest.len() > 1 => (Some(rest[1..].join("/")), String::new()),
+        _ => (None, String::new()),
+    };
     if resource.namespaced && namespace.is_none() && name.is_some() {
         return Err(ApiError::no_such_path());
     }
@@ -158,7 +211,11 @@ pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Target, ApiError> {
     }
     let query = Query::parse(uri.query());
     let verb = verb(method, name.is_some(), subresource.is_some(), query.flag("watch"))?;
-    Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, query })))
+    if subresource.is_none() && !resource.has_verb(verb.word()) {
+        return Err(ApiError::method_not_allowed());
+    }
+    let (resource, user, warnings) = (resource.clone(), Arc::new(User::anonymous()), Warnings::default());
+    Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, rest, query, user, warnings })))
 }
 
 fn verb(method: &Method, named: bool, sub: bool, watch: bool) -> Result<Verb, ApiError> {
@@ -215,9 +272,11 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<Form, ApiError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::registry::Registry;
 
     fn call(method: &str, path: &str) -> Result<Call, u16> {
-        match parse(&Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap()) {
+        let catalogue = Registry::default().now();
+        match parse(&Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap(), &catalogue) {
             Ok(Target::Resource(call)) => Ok(*call),
             Ok(Target::Path(_)) => Err(0),
             Err(error) => Err(error.code),
@@ -230,7 +289,7 @@ mod tests {
         assert_eq!((get.verb, get.namespace.as_deref(), get.name()), (Verb::Get, Some("shop"), "a"));
         assert_eq!(call("GET", "/api/v1/pods?watch=true").unwrap().verb, Verb::Watch);
         let namespace = call("GET", "/api/v1/namespaces/shop").unwrap();
-        assert_eq!((namespace.resource.kind, namespace.name()), ("Namespace", "shop"));
+        assert_eq!((namespace.resource.kind.as_str(), namespace.name()), ("Namespace", "shop"));
         let finalize = call("PUT", "/api/v1/namespaces/shop/finalize").unwrap();
         assert_eq!((finalize.name(), finalize.subresource.as_deref()), ("shop", Some("finalize")));
         let scale = call("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale").unwrap();

@@ -132,7 +132,7 @@ impl Stream {
 
     fn translate(&mut self, event: &Event) {
         self.revision = event.revision;
-        let resource = self.call.resource;
+        let resource = &self.call.resource;
         // A watch of one name has that name as its prefix; longer names are not meant.
         if self.call.name.is_some() && **event.key() != *self.call.key() {
             return;
@@ -172,7 +172,7 @@ fn line(api: &Api, call: &Call, form: Form, kind: &str, object: Value) -> Bytes 
     let include = call.query.get("includeObject").unwrap_or("Metadata");
     let object = match form {
         Form::Object => object,
-        Form::Table => to_form(call.resource, table_of(object), form, include, api.now()),
+        Form::Table => to_form(&call.resource, table_of(object), form, include, api.now()),
         Form::Metadata => rest::shape_one(call, object, form, api.now()),
     };
     encode(kind, &object)
@@ -183,7 +183,7 @@ fn bookmark(call: &Call, revision: u64, initial_end: bool) -> Bytes {
     if initial_end {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    let resource = call.resource;
+    let resource = &call.resource;
     encode("BOOKMARK", &json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}))
 }
 

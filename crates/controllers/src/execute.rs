@@ -138,15 +138,15 @@ impl Executor {
         let (creating, deleting) = (method == Method::POST, method == Method::DELETE);
         match self.send(method, path, media_type, Some(body)).await {
             Ok(answer) if is_ended(&answer) || (deleting && is_gone(&answer)) => {
-                self.caches.observe_deleted(target.resource.kind, &target.key);
+                self.caches.observe_deleted(&target.resource.kind, &target.key);
                 Ok(())
             }
             Ok(answer) => {
-                self.caches.observe(target.resource.kind, answer);
+                self.caches.observe(&target.resource.kind, answer);
                 Ok(())
             }
             Err(kube::Error::Api(status)) if status.code == 404 && !creating => {
-                self.caches.observe_deleted(target.resource.kind, &target.key);
+                self.caches.observe_deleted(&target.resource.kind, &target.key);
                 if deleting { Ok(()) } else { Err(Stopped::Conflict(target.clone())) }
             }
             Err(kube::Error::Api(status)) if status.code == 409 && (!creating || status.reason == "AlreadyExists") => {
@@ -161,11 +161,11 @@ impl Executor {
     async fn refresh(&self, target: &Target, action: &Action) -> Result<Option<Value>, Stopped> {
         match self.send(Method::GET, &target.path(None), "", None).await {
             Ok(object) => {
-                self.caches.observe(target.resource.kind, object.clone());
+                self.caches.observe(&target.resource.kind, object.clone());
                 Ok(Some(object))
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                self.caches.observe_deleted(target.resource.kind, &target.key);
+                self.caches.observe_deleted(&target.resource.kind, &target.key);
                 Ok(None)
             }
             Err(error) => Err(stopped(action, error)),
@@ -190,7 +190,7 @@ impl Executor {
         let list = self.send(Method::GET, &path, "", None).await.map_err(|error| stopped(action, error))?;
         match list["items"].as_array().map_or(0, Vec::len) {
             0 => Ok(()),
-            count => Err(Stopped::Remaining { count, plural: resource.plural, namespace: namespace.to_owned() }),
+            count => Err(Stopped::Remaining { count, plural: &resource.plural, namespace: namespace.to_owned() }),
         }
     }
 

@@ -96,7 +96,7 @@ fn foreground(view: &View) -> Plan {
 }
 
 fn may_own(resource: &Resource) -> bool {
-    !matches!(resource.kind, "Pod" | "EndpointSlice")
+    !matches!(resource.kind.as_str(), "Pod" | "EndpointSlice")
 }
 
 fn ownerless(view: &View) -> Plan {
@@ -202,11 +202,11 @@ fn concerned(index: &mut Dependants, caches: &Caches, change: &MetaChange<'_>) -
 
 /// Kind and key an owner reference points to, when that kind is cached.
 fn owner_key(item: &Item, owner: &OwnerReference) -> Option<(&'static str, ObjectKey)> {
-    let resource = resource::find_kind(&owner.api_version, &owner.kind).filter(|r| Caches::is_cached(r.kind))?;
+    let resource = resource::find_kind(&owner.api_version, &owner.kind).filter(|r| Caches::is_cached(&r.kind))?;
     // Leases are only cached in one namespace.
     let resource = Some(resource).filter(|resource| resource.kind != "Lease")?;
     let namespace = if resource.namespaced { item.key.namespace.as_str() } else { "" };
-    Some((resource.kind, ObjectKey::new(namespace, &owner.name)))
+    Some((resource.kind.as_str(), ObjectKey::new(namespace, &owner.name)))
 }
 
 /// The owner, if its kind is cached and it is not in the cache.

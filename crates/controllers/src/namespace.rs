@@ -23,7 +23,7 @@ pub(crate) fn reconcile(namespace: &Arc<Namespace>) -> Plan {
         return Plan::nothing("it is in use");
     }
     let mut plan = Plan::nothing("it is being deleted");
-    let kinds = || BUILT_IN.iter().filter(|resource| resource.namespaced);
+    let kinds = || BUILT_IN.iter().filter(|resource| resource.namespaced && resource.has_verb("deletecollection"));
     plan.actions.extend(kinds().map(|resource| Action::DeleteAll(resource, name(&**namespace).to_owned())));
     plan.actions.extend(kinds().map(|resource| Action::ExpectNone(resource, name(&**namespace).to_owned())));
     let mut empty = Namespace::clone(namespace);

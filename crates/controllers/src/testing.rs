@@ -66,7 +66,7 @@ impl World {
 
     fn get(&self, target: &Target) -> Option<Value> {
         let (key, caches) = (&target.key, &self.caches);
-        let found = match target.resource.kind {
+        let found = match target.resource.kind.as_str() {
             "Deployment" => caches.deployments.get_key(key).map(|o| serde_json::to_value(&*o)),
             "ReplicaSet" => caches.replica_sets.get_key(key).map(|o| serde_json::to_value(&*o)),
             "Pod" => caches.pods.get_key(key).map(|o| serde_json::to_value(&*o)),
@@ -87,7 +87,7 @@ impl World {
             value["metadata"]["uid"] = json!(format!("uid-{}", self.revision));
             value["metadata"]["creationTimestamp"] = json!(self.now.to_string());
         }
-        self.caches.observe(object.target.resource.kind, value);
+        self.caches.observe(&object.target.resource.kind, value);
     }
 
     /// Carries out one action; the error is the API server's refusal.
@@ -128,7 +128,7 @@ impl World {
                         value["metadata"]["deletionTimestamp"] = json!(self.now.to_string());
                         self.put(&Object { target: target.clone(), value }, None);
                     }
-                    Some(_) => self.caches.observe_deleted(target.resource.kind, &target.key),
+                    Some(_) => self.caches.observe_deleted(&target.resource.kind, &target.key),
                     None => {}
                 }
             }

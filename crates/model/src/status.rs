@@ -129,14 +129,35 @@ pub struct ApiError {
     pub about: Option<Box<About>>,
     /// The faults of single fields.
     pub causes: Vec<FieldError>,
+    /// Causes that are no faults of values, for example who else owns a field.
+    pub other_causes: Vec<Cause>,
     /// After how many seconds it is worth trying again.
     pub retry_after_seconds: Option<u32>,
+}
+
+/// One of `Status.details.causes` that is no fault of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// A word for programs, for example `DisruptionBudget`.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+    /// Path of the field it is about; may be empty.
+    pub field: String,
 }
 
 impl ApiError {
     /// An error with the given code, reason and message, about nothing in particular.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), about: None, causes: Vec::new(), retry_after_seconds: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            about: None,
+            causes: Vec::new(),
+            other_causes: Vec::new(),
+            retry_after_seconds: None,
+        }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -256,10 +277,18 @@ impl ApiError {
                 }
             }
         }
-        if !self.causes.is_empty() {
-            let causes = self.causes.iter();
-            let causes = causes.map(|c| json!({"reason": c.kind.reason(), "message": c.message(), "field": c.field}));
-            details.insert("causes".to_owned(), causes.collect());
+        let entry = |reason: &str, message: String, field: &str| {
+            let mut cause = json!({"reason": reason, "message": message});
+            if !field.is_empty() {
+                cause["field"] = json!(field);
+            }
+            cause
+        };
+        let faults = self.causes.iter().map(|c| entry(c.kind.reason(), c.message(), &c.field));
+        let others = self.other_causes.iter().map(|c| entry(c.reason, c.message.clone(), &c.field));
+        let causes: Vec<Value> = faults.chain(others).collect();
+        if !causes.is_empty() {
+            details.insert("causes".to_owned(), json!(causes));
         }
         if let Some(seconds) = self.retry_after_seconds {
             details.insert("retryAfterSeconds".to_owned(), json!(seconds));

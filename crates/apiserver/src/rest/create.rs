@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::object::{encode, meta, meta_mut, parse_body};
 use super::{decode_entry, store_error, strategy};
+use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::decode::{self, Unknown};
 use crate::request::Call;
@@ -24,54 +25,53 @@ pub(crate) async fn create(
     body: &[u8],
 ) -> Result<(StatusCode, Value), ApiError> {
     let mut object = parse_body(media_type, body)?;
-    let resource = call.resource;
+    let resource = &call.resource;
     check_envelope(call, &mut object)?;
-    decode::check(
-        resource.kind,
-        &resource.api_version(),
-        &mut object,
-        Unknown::of(call.query.get("fieldValidation"))?,
-    )?;
+    decode::check(resource, &mut object, Unknown::of(call.query.get("fieldValidation"))?)?;
     if let Some(namespace) = call.namespace.as_deref() {
         namespace_takes_objects(api, call, namespace).await?;
     }
-    defaults::apply_defaults(resource.kind, &mut object);
-    strategy::prepare_create(api, resource, &mut object).await?;
+    defaults::apply_defaults(resource.rules(), &mut object);
+    let review = Review { call, operation: Operation::Create, old: None, dry_run: call.query.dry_run()? };
+    admission::mutate(api, review, &mut object).await?;
+    strategy::prepare_create(api, call, &mut object).await?;
     let generated = meta(&object, "name").is_empty();
     for _ in 0..GENERATE_TRIES {
         if generated {
             let name = names::generate_name(meta(&object, "generateName"), fastrand::u64(..));
             meta_mut(&mut object).insert("name".to_owned(), json!(name));
         }
-        match store_new(api, call, &object).await {
+        match store_new(api, review, &object).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             other => return other.map(|object| (StatusCode::CREATED, object)),
         }
     }
-    Err(ApiError::already_exists(resource.group, resource.plural, meta(&object, "name")))
+    Err(ApiError::already_exists(&resource.group, &resource.plural, meta(&object, "name")))
 }
 
-async fn store_new(api: &Api, call: &Call, object: &Value) -> Result<Value, ApiError> {
-    let resource = call.resource;
+async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Value, ApiError> {
+    let call = review.call;
+    let resource = &call.resource;
     let name = meta(object, "name");
-    let causes = validate::validate_create(resource.kind, object);
+    let causes = validate::validate_create(resource.rules(), object);
     if !causes.is_empty() {
-        return Err(ApiError::invalid(resource.group, resource.kind, name, causes));
+        return Err(ApiError::invalid(&resource.group, &resource.kind, name, causes));
     }
+    admission::validate(api, review, object).await?;
     let key = resource.key(call.namespace.as_deref(), name);
-    if call.query.dry_run()? {
+    if review.dry_run {
         return Ok(object.clone());
     }
-    match strategy::put(api, resource, &key, encode(object), Expect::Absent).await {
+    match strategy::put(api, resource, &key, encode(resource, object), Expect::Absent).await {
         Ok(entry) => Ok(decode_entry(resource, &entry)),
-        Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(resource.group, resource.plural, name)),
+        Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(&resource.group, &resource.plural, name)),
         Err(error) => Err(store_error(call, error)),
     }
 }
 
 /// Kind, version, namespace and name of the body against those of the URL; fills in what the server keeps.
 fn check_envelope(call: &Call, object: &mut Value) -> Result<(), ApiError> {
-    let resource = call.resource;
+    let resource = &call.resource;
     check_kind(resource, object)?;
     let given = meta(object, "namespace");
     match call.namespace.as_deref() {
@@ -97,7 +97,7 @@ fn check_envelope(call: &Call, object: &mut Value) -> Result<(), ApiError> {
             mainstay_model::status::FieldErrorKind::Required,
             "name or generateName is required",
         );
-        return Err(ApiError::invalid(resource.group, resource.kind, "", vec![cause]));
+        return Err(ApiError::invalid(&resource.group, &resource.kind, "", vec![cause]));
     }
     if !meta(object, "resourceVersion").is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
@@ -114,7 +114,7 @@ fn check_envelope(call: &Call, object: &mut Value) -> Result<(), ApiError> {
 /// # Errors
 /// 400 when they are another resource's.
 pub(super) fn check_kind(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
-    for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
+    for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())] {
         match object[field].as_str() {
             None | Some("") => object[field] = json!(expected),
             Some(given) if given == expected => {}
@@ -137,7 +137,7 @@ async fn namespace_takes_objects(api: &Api, call: &Call, namespace: &str) -> Res
     // Events about what is being deleted may still be told.
     if names::is_being_deleted(&decode_entry(namespaces, &entry)) && call.resource.kind != "Event" {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-        return Err(ApiError::forbidden(call.resource.group, call.resource.plural, call.name(), &why));
+        return Err(ApiError::forbidden(&call.resource.group, &call.resource.plural, call.name(), &why));
     }
     Ok(())
 }

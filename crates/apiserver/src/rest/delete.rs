@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::list::{Filter, select};
 use super::object::{encode, meta, meta_mut, parse_body};
 use super::{decode_entry, store_error, strategy};
+use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::request::{Call, Verb};
 
@@ -61,7 +62,7 @@ impl Options {
                     "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {}",
                     meta(object, field)
                 );
-                return Err(ApiError::conflict(call.resource.group, call.resource.plural, call.name(), &why));
+                return Err(ApiError::conflict(&call.resource.group, &call.resource.plural, call.name(), &why));
             }
         }
         Ok(())
@@ -106,7 +107,7 @@ pub(crate) async fn delete_collection(api: &Api, call: &Call, body: &Bytes) -> R
         }
     }
     Ok(json!({
-        "kind": format!("{}List", call.resource.kind), "apiVersion": call.resource.api_version(),
+        "kind": call.resource.list_kind, "apiVersion": call.resource.api_version(),
         "metadata": {"resourceVersion": revision.to_string()}, "items": items,
     }))
 }
@@ -116,10 +117,12 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
     for _ in 0..TRIES {
         let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
         let entry = entry.ok_or_else(|| call.not_found())?;
-        let old = decode_entry(call.resource, &entry);
+        let old = decode_entry(&call.resource, &entry);
         options.check(call, &old)?;
+        let review = Review { call, operation: Operation::Delete, old: Some(&old), dry_run: options.dry_run };
+        admission::validate(api, review, &Value::Null).await?;
         let new = mark(api, call, options, &old);
-        let gone = strategy::is_finished(call.resource, &new);
+        let gone = strategy::is_finished(&call.resource, &new);
         if options.dry_run || (!gone && new == old) {
             return Ok((new, gone));
         }
@@ -132,9 +135,9 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
                 object
             })
         } else {
-            strategy::put(api, call.resource, &call.key(), encode(&new), expect)
+            strategy::put(api, &call.resource, &call.key(), encode(&call.resource, &new), expect)
                 .await
-                .map(|e| decode_entry(call.resource, &e))
+                .map(|e| decode_entry(&call.resource, &e))
         };
         match written {
             Ok(object) => return Ok((object, gone)),
@@ -142,7 +145,7 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
             Err(error) => return Err(store_error(call, error)),
         }
     }
-    Err(ApiError::modified(call.resource.group, call.resource.plural, call.name()))
+    Err(ApiError::modified(&call.resource.group, &call.resource.plural, call.name()))
 }
 
 /// The object as it is while its deletion is under way.

@@ -29,7 +29,7 @@ impl Filter {
     pub(crate) fn of(call: &Call) -> Result<Self, ApiError> {
         let labels = call.query.get("labelSelector").map(LabelSelector::parse).transpose();
         let fields =
-            call.query.get("fieldSelector").map(|text| FieldSelector::parse(call.resource.kind, text)).transpose();
+            call.query.get("fieldSelector").map(|text| FieldSelector::parse(call.resource.rules(), text)).transpose();
         Ok(Self {
             labels: labels.map_err(|error| ApiError::bad_request(error.to_string()))?,
             fields: fields.map_err(|error| ApiError::bad_request(error.to_string()))?,
@@ -94,10 +94,10 @@ pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, Ap
     });
     Ok(match form {
         Form::Object => json!({
-            "kind": format!("{}List", call.resource.kind), "apiVersion": call.resource.api_version(),
+            "kind": call.resource.list_kind, "apiVersion": call.resource.api_version(),
             "metadata": metadata, "items": items.collect::<Vec<_>>(),
         }),
-        form => to_form(call.resource, list_of(items.collect(), metadata), form, include, api.now()),
+        form => to_form(&call.resource, list_of(items.collect(), metadata), form, include, api.now()),
     })
 }
 
@@ -129,7 +129,7 @@ async fn page(
         let count = entries.len();
         for (i, entry) in entries.into_iter().enumerate() {
             after = Some(entry.key.to_string());
-            let object = decode_entry(call.resource, &entry);
+            let object = decode_entry(&call.resource, &entry);
             if filter.matches(&object) {
                 objects.push(object);
             }

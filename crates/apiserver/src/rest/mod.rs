@@ -6,8 +6,10 @@
 
 mod create;
 mod delete;
+mod eviction;
 mod list;
 mod object;
+mod resize;
 mod scale;
 mod shape;
 mod strategy;
@@ -16,11 +18,12 @@ mod update;
 
 pub(crate) use create::create;
 pub(crate) use delete::{delete, delete_collection};
+pub(crate) use eviction::evict;
 pub(crate) use list::{Filter, list, select};
 pub(crate) use object::decode_entry;
 pub(crate) use scale::scale;
 pub(crate) use shape::{shape_one, table_of, to_form};
-pub(crate) use subresource::{bind, evict};
+pub(crate) use subresource::{bind, bind_named};
 pub(crate) use update::{patch, update};
 
 use mainstay_model::status::ApiError;
@@ -33,14 +36,14 @@ use crate::request::Call;
 /// One object, or its `status` subresource, which is the whole object too.
 pub(crate) async fn get(api: &Api, call: &Call) -> Result<Value, ApiError> {
     let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
-    Ok(decode_entry(call.resource, &entry.ok_or_else(|| call.not_found())?))
+    Ok(decode_entry(&call.resource, &entry.ok_or_else(|| call.not_found())?))
 }
 
 /// A store's refusal in the API's words.
 pub(crate) fn store_error(call: &Call, error: StoreError) -> ApiError {
-    let resource = call.resource;
+    let resource = &call.resource;
     match error {
-        StoreError::Conflict { .. } => ApiError::modified(resource.group, resource.plural, call.name()),
+        StoreError::Conflict { .. } => ApiError::modified(&resource.group, &resource.plural, call.name()),
         StoreError::Compacted { oldest } => ApiError::expired(format!(
             "the resource version asked for is too old: it was compacted; the oldest kept is {oldest}; list again"
         )),

@@ -1,6 +1,7 @@
 //! Objects as JSON values: from and to the store, and the metadata fields the server keeps.
 
 use bytes::Bytes;
+use mainstay_model::convert;
 use mainstay_model::resource::Resource;
 use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
@@ -18,13 +19,15 @@ pub(crate) fn decode(resource: &Resource, bytes: &[u8], revision: u64) -> Value 
         tracing::error!(kind = resource.kind, %error, "an object in the store is damaged");
         json!({"metadata": {}})
     });
+    convert::from_stored(resource, &mut object);
     meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(revision.to_string()));
     object
 }
 
 /// The bytes to store.
-pub(super) fn encode(object: &Value) -> Bytes {
+pub(super) fn encode(resource: &Resource, object: &Value) -> Bytes {
     let mut object = object.clone();
+    convert::to_stored(resource, &mut object);
     meta_mut(&mut object).remove("resourceVersion");
     // A `Value` always serialises: its keys are strings.
     Bytes::from(serde_json::to_vec(&object).unwrap_or_default())

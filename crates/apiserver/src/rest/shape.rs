@@ -3,10 +3,10 @@
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>.
 
 use jiff::Timestamp;
-use mainstay_model::resource::Resource;
 use mainstay_model::table;
 use serde_json::{Value, json};
 
+use crate::registry::Served;
 use crate::request::{Call, Form};
 
 /// Objects with a list's metadata, before they take their form.
@@ -32,14 +32,14 @@ pub(crate) fn shape_one(call: &Call, object: Value, form: Form, now: Timestamp) 
         Form::Metadata => metadata_only(&object),
         Form::Table if object["kind"] == call.resource.kind => {
             let include = call.query.get("includeObject").unwrap_or("Metadata");
-            to_form(call.resource, table_of(object), form, include, now)
+            to_form(&call.resource, table_of(object), form, include, now)
         }
         _ => object,
     }
 }
 
 /// A list in the form the client asked for; `include` says what a table row carries of its object.
-pub(crate) fn to_form(resource: &Resource, objects: Objects, form: Form, include: &str, now: Timestamp) -> Value {
+pub(crate) fn to_form(resource: &Served, objects: Objects, form: Form, include: &str, now: Timestamp) -> Value {
     let Objects { items, metadata } = objects;
     if form == Form::Metadata {
         let items: Vec<Value> = items.iter().map(metadata_only).collect();
@@ -47,14 +47,14 @@ pub(crate) fn to_form(resource: &Resource, objects: Objects, form: Form, include
             "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items,
         });
     }
-    let columns = table::columns(resource.kind).iter().map(|column| {
+    let columns = table::columns(resource.rules()).iter().map(|column| {
         json!({
             "name": column.name, "type": column.kind, "format": column.format,
             "description": column.description, "priority": column.priority,
         })
     });
     let rows = items.into_iter().map(|object| {
-        let cells = table::row(resource.kind, &object, now);
+        let cells = table::row(resource.rules(), &object, now);
         let object = match include {
             "None" => Value::Null,
             "Object" => object,

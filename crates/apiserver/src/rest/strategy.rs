@@ -8,10 +8,32 @@ use mainstay_store::{Durability, Entry, Error as StoreError, Expect};
 use serde_json::{Map, Value, json};
 
 use super::object::{meta, meta_mut, new_uid};
+use super::resize;
 use crate::api::Api;
+use crate::registry::Served;
+use crate::request::Call;
 
-/// Kinds whose `metadata.generation` counts changes of their `spec`.
-const COUNTED: &[&str] = &["Deployment", "Pod", "PodDisruptionBudget", "ReplicaSet"];
+/// Kinds whose `metadata.generation` counts changes of what is wanted (of everything besides metadata and status).
+const COUNTED: &[&str] = &[
+    "CronJob",
+    "CustomResourceDefinition",
+    "DaemonSet",
+    "Deployment",
+    "EndpointSlice",
+    "Ingress",
+    "Job",
+    "MutatingWebhookConfiguration",
+    "NetworkPolicy",
+    "Pod",
+    "PodDisruptionBudget",
+    "PriorityClass",
+    "ReplicaSet",
+    "ReplicationController",
+    "StatefulSet",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingWebhookConfiguration",
+];
 
 /// Metadata that only the server writes.
 const SERVER_KEEPS: &[&str] = &[
@@ -26,30 +48,53 @@ const SERVER_KEEPS: &[&str] = &[
 ];
 
 /// A new object before validation: what the server keeps, and the kind's beginning.
-pub(super) async fn prepare_create(api: &Api, resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
+pub(super) async fn prepare_create(api: &Api, call: &Call, object: &mut Value) -> Result<(), ApiError> {
+    let resource = &call.resource;
     let now = format_time(api.now());
     let metadata = meta_mut(object);
     metadata.insert("uid".to_owned(), json!(new_uid()));
     metadata.insert("creationTimestamp".to_owned(), json!(now));
     metadata.remove("generation");
-    if COUNTED.contains(&resource.kind) {
+    if COUNTED.contains(&resource.rules()) {
         metadata.insert("generation".to_owned(), json!(1));
     }
     // A node reports its state with its registration; everybody else's state is what controllers find later.
-    if resource.has_subresource("status") && resource.kind != "Node" {
+    if resource.has_subresource("status") && resource.rules() != "Node" {
         object["status"] = json!({});
     }
-    match resource.kind {
+    match resource.rules() {
         "Pod" => begin_pod(object),
-        "Namespace" => object["status"] = json!({"phase": "Active"}),
+        "Namespace" => begin_namespace(object),
+        "PersistentVolume" | "PersistentVolumeClaim" => object["status"] = json!({"phase": "Pending"}),
+        "Ingress" => object["status"] = json!({"loadBalancer": {}}),
         "Service" => {
             object["status"] = json!({"loadBalancer": {}});
             api.addresses.fill(api, object, None).await?;
         }
         "Secret" => fold_string_data(object),
+        "CertificateSigningRequest" => sign_off_request(call, object),
         _ => {}
     }
     Ok(())
+}
+
+/// A namespace carries its name as a label, so that policies can select it, and a finalizer of its own in its `spec`.
+fn begin_namespace(object: &mut Value) {
+    object["status"] = json!({"phase": "Active"});
+    let name = meta(object, "name").to_owned();
+    if !name.is_empty() {
+        object["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(name);
+    }
+}
+
+/// A request for a certificate says who asks, and only the server can know.
+fn sign_off_request(call: &Call, object: &mut Value) {
+    object["spec"]["username"] = json!(call.user.name);
+    object["spec"]["groups"] = json!(call.user.groups);
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("uid");
+        spec.remove("extra");
+    }
 }
 
 fn begin_pod(object: &mut Value) {
@@ -76,26 +121,27 @@ fn fold_string_data(object: &mut Value) {
 }
 
 /// An updated object before validation: the server's metadata stay, `spec` and `status` change only by their own path.
-pub(super) async fn prepare_update(
-    api: &Api,
-    resource: &Resource,
-    new: &mut Value,
-    old: &Value,
-    subresource: Option<&str>,
-) -> Result<(), ApiError> {
-    match subresource {
-        Some("status") => {
-            let status = new["status"].take();
-            *new = old.clone();
-            new["status"] = status;
-            return Ok(());
-        }
+pub(super) async fn prepare_update(api: &Api, call: &Call, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    let resource = &call.resource;
+    match call.subresource.as_deref() {
+        Some("status") => return take_only(new, old, &["status"]),
         // Computed by the server itself from the stored pod.
         Some("binding") => return Ok(()),
-        Some("finalize") => {
-            let wanted = new["spec"]["finalizers"].take();
-            *new = old.clone();
-            new["spec"]["finalizers"] = wanted;
+        Some("finalize") => return take_only(new, old, &["spec", "finalizers"]),
+        Some("ephemeralcontainers") => {
+            take_only(new, old, &["spec", "ephemeralContainers"])?;
+            count_change(resource, new, old);
+            return Ok(());
+        }
+        Some("resize") => {
+            let wanted = std::mem::replace(new, old.clone());
+            resize::take_resources(new, &wanted);
+            count_change(resource, new, old);
+            return Ok(());
+        }
+        Some("approval") => {
+            take_only(new, old, &["status", "conditions"])?;
+            stamp_conditions(api, new);
             return Ok(());
         }
         _ => {}
@@ -104,17 +150,55 @@ pub(super) async fn prepare_update(
     if resource.has_subresource("status") {
         put_or_remove(new, "status", &old["status"]);
     }
-    match resource.kind {
-        "Namespace" => put_or_remove(new, "spec", &old["spec"]),
+    match resource.rules() {
+        "Namespace" | "CertificateSigningRequest" => put_or_remove(new, "spec", &old["spec"]),
         "Service" => api.addresses.fill(api, new, Some(old)).await?,
         "Secret" => fold_string_data(new),
         _ => {}
     }
-    if COUNTED.contains(&resource.kind) && new["spec"] != old["spec"] {
+    if resource.rules() == "Namespace" {
+        let name = meta(old, "name").to_owned();
+        new["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(name);
+    }
+    count_change(resource, new, old);
+    Ok(())
+}
+
+/// Takes one field of `new`, given by its path, into what is otherwise `old`.
+#[allow(clippy::unnecessary_wraps)]
+fn take_only(new: &mut Value, old: &Value, path: &[&str]) -> Result<(), ApiError> {
+    let wanted = path.iter().fold(&mut *new, |value, field| &mut value[*field]).take();
+    *new = old.clone();
+    let Some((last, parents)) = path.split_last() else { return Ok(()) };
+    let parent = parents.iter().fold(&mut *new, |value, field| &mut value[*field]);
+    put_or_remove(parent, last, &wanted);
+    Ok(())
+}
+
+/// Conditions given without times get the time of the write.
+fn stamp_conditions(api: &Api, object: &mut Value) {
+    let now = format_time(api.now());
+    for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        for field in ["lastUpdateTime", "lastTransitionTime"] {
+            if condition[field].is_null() {
+                condition[field] = json!(now);
+            }
+        }
+    }
+}
+
+/// Counts the generation up when anything besides metadata and status is different now.
+fn count_change(resource: &Served, new: &mut Value, old: &Value) {
+    if !COUNTED.contains(&resource.rules()) {
+        return;
+    }
+    let is_content = |key: &str| !matches!(key, "apiVersion" | "kind" | "metadata" | "status");
+    let content = |object: &Value, key: &str| object.get(key).filter(|value| !value.is_null()).cloned();
+    let keys = new.as_object().into_iter().chain(old.as_object()).flat_map(Map::keys);
+    if keys.filter(|key| is_content(key)).any(|key| content(new, key) != content(old, key)) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta_mut(new).insert("generation".to_owned(), json!(generation));
     }
-    Ok(())
 }
 
 fn keep_metadata(new: &mut Value, old: &Value) {
@@ -154,7 +238,7 @@ pub(super) fn is_finished(resource: &Resource, object: &Value) -> bool {
     if !is_being_deleted(object) || !finalizers(object).is_empty() {
         return false;
     }
-    match resource.kind {
+    match resource.kind.as_str() {
         "Namespace" => object["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty),
         // A pod waits for its node to have stopped it; the node then deletes it with a grace period of zero.
         "Pod" => object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0,

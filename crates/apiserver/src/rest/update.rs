@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::create::check_kind;
 use super::object::{encode, meta, meta_mut, parse_body};
 use super::{decode_entry, store_error, strategy};
+use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::decode::{self, Unknown};
 use crate::request::Call;
@@ -19,7 +20,7 @@ const CONFLICT_TRIES: usize = 32;
 /// PUT: the body replaces the object; its `resourceVersion`, if given, must be the stored one.
 pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     let mut given = parse_body(media_type, body)?;
-    check_kind(call.resource, &mut given)?;
+    check_kind(&call.resource, &mut given)?;
     let name = meta(&given, "name");
     if name != call.name() {
         return Err(ApiError::bad_request(format!(
@@ -32,7 +33,7 @@ pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]
 
 /// PATCH: JSON, merge or strategic merge patch by media type.
 pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
-    let kind = call.resource.kind;
+    let kind = call.resource.rules();
     let patch: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
     let known =
@@ -41,7 +42,7 @@ pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8])
     let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, &known))?;
     change(api, call, |old| {
         let mut new = patches::apply(patch_type, kind, old, &patch).map_err(|error| patch_error(&error))?;
-        check_kind(call.resource, &mut new)?;
+        check_kind(&call.resource, &mut new)?;
         Ok(new)
     })
     .await
@@ -64,53 +65,61 @@ pub(super) async fn change(
     call: &Call,
     compute: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
-    let resource = call.resource;
+    let resource = &call.resource;
     let unknown = Unknown::of(call.query.get("fieldValidation"))?;
+    let dry_run = call.query.dry_run()?;
     for _ in 0..CONFLICT_TRIES {
         let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
         let entry = entry.ok_or_else(|| call.not_found())?;
         let old = decode_entry(resource, &entry);
         let mut new = compute(&old)?;
         check_preconditions(call, &old, &new)?;
-        decode::check(resource.kind, &resource.api_version(), &mut new, unknown)?;
-        defaults::apply_defaults(resource.kind, &mut new);
-        strategy::prepare_update(api, resource, &mut new, &old, call.subresource.as_deref()).await?;
+        decode::check(resource, &mut new, unknown)?;
+        defaults::apply_defaults(resource.rules(), &mut new);
+        let review = Review { call, operation: Operation::Update, old: Some(&old), dry_run };
+        admission::mutate(api, review, &mut new).await?;
+        strategy::prepare_update(api, call, &mut new, &old).await?;
         let revision = meta(&old, "resourceVersion").into();
         meta_mut(&mut new).insert("resourceVersion".to_owned(), revision);
-        if call.subresource.is_none() {
-            let causes = validate::validate_update(resource.kind, &old, &new);
-            if !causes.is_empty() {
-                return Err(ApiError::invalid(resource.group, resource.kind, call.name(), causes));
-            }
+        let causes = match call.subresource.as_deref() {
+            None => validate::validate_update(resource.rules(), &old, &new),
+            Some("status") => validate::validate_status_update(resource.rules(), &old, &new),
+            Some(subresource) => validate::validate_subresource_update(resource.rules(), subresource, &old, &new),
+        };
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(&resource.group, &resource.kind, call.name(), causes));
         }
-        if new == old || call.query.dry_run()? {
+        admission::validate(api, review, &new).await?;
+        if new == old || dry_run {
             return Ok(new);
         }
         let expect = Expect::Revision(entry.mod_revision);
         let written = if strategy::is_finished(resource, &new) {
             api.store.delete(&call.key(), expect).await.map(|_| new)
         } else {
-            strategy::put(api, resource, &call.key(), encode(&new), expect).await.map(|e| decode_entry(resource, &e))
+            strategy::put(api, resource, &call.key(), encode(resource, &new), expect)
+                .await
+                .map(|e| decode_entry(resource, &e))
         };
         match written {
             Err(StoreError::Conflict { .. }) => {}
             other => return other.map_err(|error| store_error(call, error)),
         }
     }
-    Err(ApiError::modified(resource.group, resource.plural, call.name()))
+    Err(ApiError::modified(&resource.group, &resource.plural, call.name()))
 }
 
 /// The `resourceVersion` and `uid` the caller assumes, where it gives them.
 fn check_preconditions(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
-    let resource = call.resource;
+    let resource = &call.resource;
     let (given, stored) = (meta(new, "resourceVersion"), meta(old, "resourceVersion"));
     if !given.is_empty() && given != stored {
-        return Err(ApiError::modified(resource.group, resource.plural, call.name()));
+        return Err(ApiError::modified(&resource.group, &resource.plural, call.name()));
     }
     let (given, stored) = (meta(new, "uid"), meta(old, "uid"));
     if !given.is_empty() && given != stored {
         let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {stored}");
-        return Err(ApiError::conflict(resource.group, resource.plural, call.name(), &why));
+        return Err(ApiError::conflict(&resource.group, &resource.plural, call.name(), &why));
     }
     Ok(())
 }

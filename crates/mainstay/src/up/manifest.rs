@@ -162,7 +162,7 @@ impl Manifest {
 
     /// Whether it makes pods, or is one.
     pub fn runs(&self) -> bool {
-        !ORDER.contains(&self.resource.kind)
+        !ORDER.contains(&self.resource.kind.as_str())
     }
 
     /// The text that `kubectl apply` would keep of this manifest: without changes on its part, it finds nothing to do.

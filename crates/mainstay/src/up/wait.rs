@@ -76,7 +76,7 @@ impl World {
         }
         for manifest in manifests {
             let (namespace, name) = (manifest.namespace.as_deref().unwrap_or_default(), manifest.name.as_str());
-            match manifest.resource.kind {
+            match manifest.resource.kind.as_str() {
                 "Deployment" => {
                     all.push(match self.deployments.get(namespace, name) {
                         Some(deployment) => progress::deployment(&deployment),
@@ -86,7 +86,10 @@ impl World {
                         self.pods.filter(|pod| belongs(pod, namespace, name)).iter().map(|pod| progress::pod(pod)),
                     );
                 }
-                "Pod" => all.extend(self.pods.get(namespace, name).map(|pod| progress::pod(&pod))),
+                "Pod" => all.push(match self.pods.get(namespace, name) {
+                    Some(pod) => progress::pod(&pod),
+                    None => missing(format!("pod/{namespace}/{name}"), "is being created"),
+                }),
                 "Service" => {
                     all.extend(self.services.get(namespace, name).and_then(|service| progress::service(&service)));
                 }

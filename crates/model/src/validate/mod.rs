@@ -21,6 +21,7 @@ mod pod_update;
 mod probe;
 mod scheduling;
 mod storage;
+mod subresource;
 mod volume;
 mod workloads;
 
@@ -70,6 +71,17 @@ pub fn validate_status_update(kind: &str, old: &Value, new: &Value) -> Vec<Field
         Err(errors) => return errors,
     };
     metadata::check_update(&mut faults, old, new);
+    faults.list
+}
+
+/// The faults of a change of a part of `spec` through another subresource, for example `resize` of a pod.
+pub fn validate_subresource_update(kind: &str, subresource: &str, old: &Value, new: &Value) -> Vec<FieldError> {
+    let mut faults = match typed(kind, new) {
+        Ok(faults) => faults,
+        Err(errors) => return errors,
+    };
+    check_kind(&mut faults, kind, new);
+    subresource::check(&mut faults, subresource, old, new);
     faults.list
 }
 

@@ -1,9 +1,12 @@
 //! The registry of built-in resources: one row of data per kind, no code per kind.
 //!
-//! Role: everything the API server must know to serve a kind generically — where it lives in the URL space,
-//! its names, whether it is namespaced, its subresources. A CustomResourceDefinition becomes the same row at run time.
+//! Role: everything the API server must know to serve a kind generically — where it lives in the URL space, its names,
+//! whether it is namespaced, its verbs and subresources. The rows of the built-in kinds stand in `built_in.txt`; a
+//! CustomResourceDefinition becomes the same row at run time.
 //!
 //! Source: <https://kubernetes.io/docs/reference/kubernetes-api/>.
+
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
 
@@ -11,23 +14,27 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// API group, empty for core.
-    pub group: &'static str,
+    pub group: String,
     /// Served version.
-    pub version: &'static str,
+    pub version: String,
     /// Kind, for example `Pod`.
-    pub kind: &'static str,
+    pub kind: String,
     /// Plural name in URLs.
-    pub plural: &'static str,
+    pub plural: String,
     /// Singular name for `kubectl`.
-    pub singular: &'static str,
+    pub singular: String,
+    /// Kind of a list of them, for example `PodList`.
+    pub list_kind: String,
     /// Short names for `kubectl`.
-    pub short_names: &'static [&'static str],
+    pub short_names: Vec<String>,
     /// `kubectl get all` and the like.
-    pub categories: &'static [&'static str],
+    pub categories: Vec<String>,
     /// Whether objects live in a namespace.
     pub namespaced: bool,
     /// Subresources served under an object, for example `status`.
-    pub subresources: &'static [&'static str],
+    pub subresources: Vec<String>,
+    /// What can be done with it, in the words of discovery.
+    pub verbs: Vec<String>,
 }
 
 /// Verbs of a full resource, as discovery lists them.
@@ -36,17 +43,24 @@ pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "lis
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// Whether `subresource` is served.
     pub fn has_subresource(&self, subresource: &str) -> bool {
-        self.subresources.contains(&subresource)
+        self.subresources.iter().any(|served| served == subresource)
+    }
+
+    /// Whether discovery lists `verb`.
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|served| served == verb)
     }
 
     /// The prefix of all keys of this resource in the store, ending in `/`: group (or `core`) and plural.
+    ///
+    /// Events of `events.k8s.io` are the events of the core group in other words, and are stored as those.
     pub fn key_prefix(&self) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        let group = if matches!(self.group.as_str(), "" | "events.k8s.io") { "core" } else { &self.group };
         format!("/{group}/{}/", self.plural)
     }
 
@@ -79,7 +93,7 @@ impl Resource {
     pub fn discovery(&self) -> Vec<Value> {
         let mut own = json!({
             "name": self.plural, "singularName": self.singular, "namespaced": self.namespaced,
-            "kind": self.kind, "verbs": VERBS,
+            "kind": self.kind, "verbs": self.verbs,
         });
         if !self.short_names.is_empty() {
             own["shortNames"] = json!(self.short_names);
@@ -88,7 +102,7 @@ impl Resource {
             own["categories"] = json!(self.categories);
         }
         let mut all = vec![own];
-        for subresource in self.subresources {
+        for subresource in &self.subresources {
             let shape = Subresource::of(subresource, self);
             let mut entry = json!({
                 "name": format!("{}/{subresource}", self.plural), "singularName": "",
@@ -120,90 +134,87 @@ impl Subresource {
     pub fn of(subresource: &str, resource: &Resource) -> Self {
         let own = resource.api_version();
         let (kind, group_version, verbs): (&str, String, &'static [&'static str]) = match subresource {
-            "scale" => ("Scale", "autoscaling/v1".to_owned(), &["get", "patch", "update"]),
+            "scale" => ("Scale", "autoscaling/v1".to_owned(), CHANGE),
             "eviction" => ("Eviction", "policy/v1".to_owned(), &["create"]),
             "binding" => ("Binding", own, &["create"]),
+            "token" => ("TokenRequest", "authentication.k8s.io/v1".to_owned(), &["create"]),
             "log" => ("Pod", own, &["get"]),
             "exec" => ("PodExecOptions", own, &["create", "get"]),
             "attach" => ("PodAttachOptions", own, &["create", "get"]),
             "portforward" => ("PodPortForwardOptions", own, &["create", "get"]),
+            "proxy" => match resource.kind.as_str() {
+                "Node" => ("NodeProxyOptions", own, PROXY),
+                "Service" => ("ServiceProxyOptions", own, PROXY),
+                _ => ("PodProxyOptions", own, PROXY),
+            },
             "finalize" => ("Namespace", own, &["update"]),
-            _ => (resource.kind, own, &["get", "patch", "update"]),
+            _ => (&resource.kind, own, CHANGE),
         };
         Self { kind: kind.to_owned(), group_version, verbs }
     }
 }
 
-const fn row(
-    (group, version): (&'static str, &'static str),
-    (kind, plural, singular): (&'static str, &'static str, &'static str),
-    short_names: &'static [&'static str],
-    categories: &'static [&'static str],
-    namespaced: bool,
-    subresources: &'static [&'static str],
-) -> Resource {
-    Resource { group, version, kind, plural, singular, short_names, categories, namespaced, subresources }
-}
+const CHANGE: &[&str] = &["get", "patch", "update"];
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
-const CORE: (&str, &str) = ("", "v1");
-const APPS: (&str, &str) = ("apps", "v1");
-const ALL: &[&str] = &["all"];
-const STATUS: &[&str] = &["status"];
-const SCALED: &[&str] = &["scale", "status"];
+/// The built-in resources. A row in `built_in.txt` is all that a plain kind needs.
+pub static BUILT_IN: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| {
+    let lines = include_str!("built_in.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| parse_row(line).map(Arc::new)).collect()
+});
 
-/// The built-in resources this server serves. A row here is all that a plain kind needs.
-pub static BUILT_IN: &[Resource] = &[
-    row(CORE, ("Namespace", "namespaces", "namespace"), &["ns"], &[], false, &["finalize", "status"]),
-    row(CORE, ("Node", "nodes", "node"), &["no"], &[], false, STATUS),
-    row(CORE, ("Pod", "pods", "pod"), &["po"], ALL, true, &["binding", "eviction", "exec", "log", "status"]),
-    row(CORE, ("Service", "services", "service"), &["svc"], ALL, true, STATUS),
-    row(CORE, ("ConfigMap", "configmaps", "configmap"), &["cm"], &[], true, &[]),
-    row(CORE, ("Secret", "secrets", "secret"), &[], &[], true, &[]),
-    row(CORE, ("Event", "events", "event"), &["ev"], &[], true, &[]),
-    row(CORE, ("ServiceAccount", "serviceaccounts", "serviceaccount"), &["sa"], &[], true, &[]),
-    row(APPS, ("Deployment", "deployments", "deployment"), &["deploy"], ALL, true, SCALED),
-    row(APPS, ("ReplicaSet", "replicasets", "replicaset"), &["rs"], ALL, true, SCALED),
-    row(("coordination.k8s.io", "v1"), ("Lease", "leases", "lease"), &[], &[], true, &[]),
-    row(("discovery.k8s.io", "v1"), ("EndpointSlice", "endpointslices", "endpointslice"), &[], &[], true, &[]),
-    row(
-        ("policy", "v1"),
-        ("PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget"),
-        &["pdb"],
-        &[],
-        true,
-        STATUS,
-    ),
-];
-
-/// The row of a group and plural, any version.
-pub fn find(group: &str, plural: &str) -> Option<&'static Resource> {
-    BUILT_IN.iter().find(|r| r.group == group && r.plural == plural)
+fn parse_row(line: &str) -> Option<Resource> {
+    let list = |text: &str| -> Vec<String> {
+        text.split(',').filter(|entry| !matches!(*entry, "-" | "")).map(str::to_owned).collect()
+    };
+    let words: Vec<&str> = line.split(' ').collect();
+    let [group_version, plural, kind, scope, short_names, categories, subresources, verbs @ ..] = words.as_slice()
+    else {
+        return None;
+    };
+    let (group, version) = group_version.split_once('/').unwrap_or(("", group_version));
+    let mut verbs = list(verbs.first().unwrap_or(&"-"));
+    if verbs.is_empty() {
+        verbs = VERBS.iter().map(|&verb| verb.to_owned()).collect();
+    }
+    Some(Resource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        kind: (*kind).to_owned(),
+        plural: (*plural).to_owned(),
+        singular: kind.to_lowercase(),
+        list_kind: format!("{kind}List"),
+        short_names: list(short_names),
+        categories: list(categories),
+        namespaced: *scope == "ns",
+        subresources: list(subresources),
+        verbs,
+    })
 }
 
 /// The row of an `apiVersion` and `kind`.
-pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
+pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Arc<Resource>> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     BUILT_IN.iter().find(|r| r.group == group && r.version == version && r.kind == kind)
 }
 
-/// The row of a kind whose name is known to be in the registry.
+/// The row of a kind whose name is known to be in the registry; of two groups with that kind (`Event`) the first.
 ///
 /// # Panics
 /// When there is no such built-in kind, which is a mistake in the calling code.
-pub fn known(kind: &str) -> &'static Resource {
+pub fn known(kind: &str) -> &'static Arc<Resource> {
     BUILT_IN.iter().find(|r| r.kind == kind).unwrap_or_else(|| panic!("{kind} is not a built-in kind"))
-}
-
-/// The groups served besides core, with their versions.
-pub fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups: Vec<_> = BUILT_IN.iter().filter(|r| !r.group.is_empty()).map(|r| (r.group, r.version)).collect();
-    groups.dedup();
-    groups
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_is_a_row() {
+        let lines = include_str!("built_in.txt").lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(BUILT_IN.len(), lines);
+    }
 
     #[test]
     fn rows_are_unique() {
