@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::api::Api;
 use crate::reply::Body;
 use crate::request::{Call, Form};
-use crate::rest::{self, Filter, decode_entry, store_error, table_of, to_form};
+use crate::rest::{self, Filter, ListOptions, decode_entry, store_error, table_of, to_form};
 
 /// How often an idle watch says where it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
@@ -63,14 +63,15 @@ pub(crate) async fn start(
         filter_call.query = crate::request::Query::parse(Some(&format!("fieldSelector=metadata.name={name}")));
     }
     let filter = Filter::of(&filter_call)?;
-    let from: u64 = call.query.number("resourceVersion")?.unwrap_or(0);
-    let initial_events = call.query.get("sendInitialEvents").is_some_and(|value| value == "true");
+    let options = ListOptions::read(&call)?;
+    let initial_events = options.initial_events == Some(true);
     let mut ready = VecDeque::new();
-    let mut from = from;
-    let with_state = from == 0 && call.query.get("sendInitialEvents") != Some("false");
+    let mut from = options.revision;
+    let with_state = from == 0 && options.initial_events != Some(false);
     if with_state || initial_events {
         let list = Call { name: None, ..call.clone() };
         let (objects, revision) = rest::select(api, &list, &filter).await?;
+        options.check_fresh(revision)?;
         from = revision;
         ready.extend(objects.into_iter().map(|object| line(api, &call, form, "ADDED", object)));
         if initial_events {

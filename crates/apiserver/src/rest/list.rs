@@ -4,13 +4,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mainstay_model::selector::{FieldSelector, LabelSelector};
 use mainstay_model::status::ApiError;
-use mainstay_store::Range;
+use mainstay_store::{Error as StoreError, Range};
 use serde_json::{Value, json};
 
+use super::options::{ListOptions, too_new};
 use super::shape::{list_of, to_form};
 use super::{decode_entry, store_error};
 use crate::api::Api;
-use crate::request::{Call, Form, Verb};
+use crate::request::{Call, Form};
 
 /// How many entries are read from the store at a time.
 const CHUNK: usize = 500;
@@ -71,9 +72,9 @@ impl Continue {
 /// A list or one page of it.
 pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, ApiError> {
     let filter = Filter::of(call)?;
-    let limit: usize = call.query.number("limit")?.unwrap_or(0);
-    let start = call.query.get("continue").map(Continue::read).transpose()?;
-    let page = page(api, call, &filter, limit, start).await?;
+    let options = ListOptions::read(call)?;
+    let page = page(api, call, &filter, &options).await?;
+    options.check_fresh(page.revision)?;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(last_key) = page.last_key {
         metadata["continue"] = json!(Continue { revision: page.revision, last_key }.token());
@@ -109,21 +110,17 @@ struct Page {
     remaining: u64,
 }
 
-async fn page(
-    api: &Api,
-    call: &Call,
-    filter: &Filter,
-    limit: usize,
-    start: Option<Continue>,
-) -> Result<Page, ApiError> {
+async fn page(api: &Api, call: &Call, filter: &Filter, options: &ListOptions) -> Result<Page, ApiError> {
     let prefix = call.resource.key(call.namespace.as_deref(), "");
-    let mut at = start.as_ref().map(|start| start.revision).or(exact_revision(call)?);
-    let mut after = start.map(|start| start.last_key);
+    let start = options.continue_token.as_deref().map(Continue::read).transpose()?;
+    let limit = options.limit;
+    let mut at = start.as_ref().map(|start| start.revision).or(options.exact.then_some(options.revision));
+    let mut after = start.map(|start| start.last_key).filter(|key| key.starts_with(&prefix));
     let mut objects = Vec::new();
     loop {
         let chunk = if limit > 0 && filter.is_open() { (limit - objects.len()).min(CHUNK) } else { CHUNK };
         let range = api.store.range(&prefix, after.as_deref(), Some(chunk), at).await;
-        let Range { entries, revision, remaining } = range.map_err(|error| store_error(call, error))?;
+        let Range { entries, revision, remaining } = range.map_err(|error| list_error(call, options, error))?;
         let more = remaining > 0;
         at = Some(revision);
         let count = entries.len();
@@ -144,22 +141,20 @@ async fn page(
     }
 }
 
-/// `resourceVersionMatch=Exact` asks for the list as it was.
-fn exact_revision(call: &Call) -> Result<Option<u64>, ApiError> {
-    let revision: Option<u64> = call.query.number("resourceVersion")?;
-    match call.query.get("resourceVersionMatch") {
-        None => Ok(None),
-        Some("NotOlderThan") if revision.is_some() => Ok(None),
-        Some("Exact") if revision.is_some_and(|r| r > 0) => Ok(revision),
-        Some(_) if call.verb == Verb::Watch => Ok(None),
-        Some(other) => Err(ApiError::bad_request(format!(
-            "resourceVersionMatch: Forbidden: {other:?} needs a resourceVersion and must be \"Exact\" or \"NotOlderThan\""
-        ))),
+/// A page of a list that is too old to go on says what to do about it.
+fn list_error(call: &Call, options: &ListOptions, error: StoreError) -> ApiError {
+    match error {
+        StoreError::Compacted { .. } if options.continue_token.is_some() => ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. \
+             You must start a new list without the continue parameter.",
+        ),
+        StoreError::Future { current } => too_new(options.revision, current),
+        error => store_error(call, error),
     }
 }
 
 /// Every chosen object, with the revision of the reading.
 pub(crate) async fn select(api: &Api, call: &Call, filter: &Filter) -> Result<(Vec<Value>, u64), ApiError> {
-    let page = page(api, call, filter, 0, None).await?;
+    let page = page(api, call, filter, &ListOptions::default()).await?;
     Ok((page.objects, page.revision))
 }

@@ -9,6 +9,7 @@ mod delete;
 mod eviction;
 mod list;
 mod object;
+mod options;
 mod resize;
 mod scale;
 mod shape;
@@ -21,6 +22,7 @@ pub(crate) use delete::{delete, delete_collection};
 pub(crate) use eviction::evict;
 pub(crate) use list::{Filter, list, select};
 pub(crate) use object::decode_entry;
+pub(crate) use options::ListOptions;
 pub(crate) use scale::scale;
 pub(crate) use shape::{shape_one, table_of, to_form};
 pub(crate) use subresource::{bind, bind_named};
@@ -48,7 +50,7 @@ pub(crate) fn store_error(call: &Call, error: StoreError) -> ApiError {
             "the resource version asked for is too old: it was compacted; the oldest kept is {oldest}; list again"
         )),
         StoreError::Future { current } => {
-            ApiError::new(504, "Timeout", format!("Too large resource version: the current one is {current}"))
+            options::too_new(call.query.number("resourceVersion").ok().flatten().unwrap_or(0), current)
         }
         StoreError::Busy => ApiError::too_many_requests(error.to_string(), 1),
         StoreError::ValueTooLarge { max, .. } => ApiError::too_large(max),
