@@ -12,7 +12,7 @@ use crate::auth::{self, User};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Call, Form, Target, Verb};
-use crate::{discovery, openapi, proxy, rest, watch};
+use crate::{discovery, http_proxy, openapi, proxy, rest, watch};
 
 impl Api {
     /// Answers one request; every failure is a `Status`.
@@ -43,6 +43,9 @@ impl Api {
         call.user = Arc::new(user.cloned().unwrap_or_else(User::anonymous));
         if let Some("log" | "exec") = call.subresource.as_deref() {
             return proxy::forward(self, &call, &mut request).await;
+        }
+        if call.subresource.as_deref() == Some("proxy") {
+            return http_proxy::forward(self, &call, request).await;
         }
         let permit = self.limits.enter(call.verb)?;
         let form = request::accept(request.headers())?;

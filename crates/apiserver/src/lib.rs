@@ -19,6 +19,7 @@ mod bootstrap;
 mod decode;
 mod discovery;
 mod handler;
+mod http_proxy;
 mod limits;
 mod openapi;
 mod proxy;

@@ -20,6 +20,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::api::Api;
 use crate::reply::{self, Body};
@@ -124,25 +125,31 @@ async fn agent_of(api: &Api, call: &Call, pod: &Value) -> Result<String, ApiErro
         ..call.clone()
     };
     let node = rest::get(api, &of_node).await?;
+    agent_address(&node)
+}
+
+/// `address:port` of a node's agent.
+///
+/// # Errors
+/// 503 when the node has not told it yet.
+pub(crate) fn agent_address(node: &Value) -> Result<String, ApiError> {
     let address = node["status"]["addresses"]
         .as_array()
         .into_iter()
         .flatten()
         .find(|address| address["type"] == "InternalIP")
         .and_then(|address| address["address"].as_str())
-        .ok_or_else(|| ApiError::unavailable("the pod's node has not told its address"))?;
+        .ok_or_else(|| ApiError::unavailable("the node has not told its address"))?;
     let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap_or(10250);
     Ok(format!("{address}:{port}"))
 }
 
-async fn send(
-    api: &Api,
-    address: &str,
-    request: Request<Empty<Bytes>>,
-) -> Result<Response<hyper::body::Incoming>, ApiError> {
-    let unreachable = |error: &dyn std::fmt::Display| {
-        ApiError::unavailable(format!("the pod's node at {address} does not answer: {error}"))
-    };
+/// A TLS connection to an agent, with this server's certificate as credential.
+///
+/// # Errors
+/// 503 when the agent does not answer in time.
+pub(crate) async fn connect(api: &Api, address: &str) -> Result<TlsStream<TcpStream>, ApiError> {
+    let unreachable = |error: &dyn std::fmt::Display| unreachable(address, error);
     let tls =
         api.settings.agents.clone().ok_or_else(|| ApiError::unavailable("this server has no credentials for nodes"))?;
     let host = address.split(':').next().unwrap_or_default().to_owned();
@@ -152,10 +159,23 @@ async fn send(
         stream.set_nodelay(true)?;
         TlsConnector::from(tls).connect(name, stream).await
     };
-    let stream = match timeout(CONNECT_TIMEOUT, connect).await {
-        Ok(connected) => connected.map_err(|error| unreachable(&error))?,
-        Err(elapsed) => return Err(unreachable(&elapsed)),
-    };
+    match timeout(CONNECT_TIMEOUT, connect).await {
+        Ok(connected) => connected.map_err(|error| unreachable(&error)),
+        Err(elapsed) => Err(unreachable(&elapsed)),
+    }
+}
+
+fn unreachable(address: &str, error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::unavailable(format!("the pod's node at {address} does not answer: {error}"))
+}
+
+async fn send(
+    api: &Api,
+    address: &str,
+    request: Request<Empty<Bytes>>,
+) -> Result<Response<hyper::body::Incoming>, ApiError> {
+    let unreachable = |error: &dyn std::fmt::Display| unreachable(address, error);
+    let stream = connect(api, address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {

@@ -57,7 +57,6 @@ pub(crate) struct Call {
     /// For example `status`.
     pub(crate) subresource: Option<String>,
     /// What follows a subresource in the path: only `proxy` has such a rest.
-    #[allow(dead_code, reason = "for proxying, which is not served yet")]
     pub(crate) rest: String,
     pub(crate) query: Query,
     /// Who calls.
@@ -210,12 +209,26 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
         return Err(ApiError::no_such_path());
     }
     let query = Query::parse(uri.query());
-    let verb = verb(method, name.is_some(), subresource.is_some(), query.flag("watch"))?;
+    let verb = match subresource.as_deref() {
+        Some("proxy") => proxied(method),
+        subresource => verb(method, name.is_some(), subresource.is_some(), query.flag("watch"))?,
+    };
     if subresource.is_none() && !resource.has_verb(verb.word()) {
         return Err(ApiError::method_not_allowed());
     }
     let (resource, user, warnings) = (resource.clone(), Arc::new(User::anonymous()), Warnings::default());
     Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, rest, query, user, warnings })))
+}
+
+/// What a proxied request does, by its method, for authorisation.
+fn proxied(method: &Method) -> Verb {
+    match method.as_str() {
+        "POST" => Verb::Create,
+        "PUT" => Verb::Update,
+        "PATCH" => Verb::Patch,
+        "DELETE" => Verb::Delete,
+        _ => Verb::Get,
+    }
 }
 
 fn verb(method: &Method, named: bool, sub: bool, watch: bool) -> Result<Verb, ApiError> {

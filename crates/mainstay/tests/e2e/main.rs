@@ -10,3 +10,4 @@ mod examples;
 mod faults;
 mod machine;
 mod recovery;
+mod transcripts;
