@@ -104,6 +104,8 @@ impl Api {
         user: Option<&User>,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, ApiError> {
+        // Some clients end every path with a slash.
+        let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
         if matches!(path, "/healthz" | "/livez" | "/readyz") {
             return self
                 .health(path, request::Query::parse(query).get("verbose").is_some() || query == Some("verbose"))
@@ -113,7 +115,7 @@ impl Api {
             return Ok(reply::json(StatusCode::OK, &discovery::version()));
         }
         user.ok_or_else(ApiError::unauthorized)?;
-        let value = match path.trim_end_matches('/') {
+        let value = match path {
             "/openapi/v3" => openapi::index(&self.registry.now()),
             path if path.starts_with("/openapi/v3/") => {
                 openapi::group(&self.registry.now(), &path["/openapi/v3/".len()..])?
