@@ -11,7 +11,7 @@ use crate::api::Api;
 use crate::auth::{self, User};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
-use crate::request::{self, Call, Form, Target, Verb};
+use crate::request::{self, Accepted, Call, Form, Target, Verb};
 use crate::{discovery, http_proxy, openapi, proxy, rest, watch};
 
 impl Api {
@@ -48,13 +48,13 @@ impl Api {
             return http_proxy::forward(self, &call, request).await;
         }
         let permit = self.limits.enter(call.verb)?;
-        let form = request::accept(request.headers())?;
+        let accepted = request::accept(request.headers(), &call)?;
         if call.verb == Verb::Watch {
-            return watch::start(self, call, form, permit).await;
+            return watch::start(self, call, accepted, permit).await;
         }
         let (head, body) = request.into_parts();
         let body = read_body(body).await?;
-        let mut response = self.resource(&call, &head.headers, body, form).await?;
+        let mut response = self.resource(&call, &head.headers, body, accepted).await?;
         for text in call.warnings.take() {
             reply::warn(&mut response, &text);
         }
@@ -67,13 +67,15 @@ impl Api {
         call: &Call,
         headers: &HeaderMap,
         body: Bytes,
-        form: Form,
+        Accepted { form, encoding }: Accepted,
     ) -> Result<Response<Body>, ApiError> {
         let media_type = media_type(headers);
         let (code, value) = match (call.verb, call.subresource.as_deref()) {
             (Verb::List, _) => (StatusCode::OK, rest::list(self, call, form).await?),
-            (Verb::DeleteCollection, _) => (StatusCode::OK, rest::delete_collection(self, call, &body).await?),
-            (Verb::Delete, _) => rest::delete(self, call, &body).await?,
+            (Verb::DeleteCollection, _) => {
+                (StatusCode::OK, rest::delete_collection(self, call, media_type, &body).await?)
+            }
+            (Verb::Delete, _) => rest::delete(self, call, media_type, &body).await?,
             (Verb::Create, None) if call.resource.rules() == "Binding" => {
                 (StatusCode::CREATED, rest::bind_named(self, call, media_type, &body).await?)
             }
@@ -93,7 +95,7 @@ impl Api {
             }
             _ => value,
         };
-        Ok(reply::json(code, &value))
+        Ok(reply::object(code, &value, encoding))
     }
 
     /// Everything that is not a resource: discovery, OpenAPI, health, version.

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use mainstay_model::protobuf;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
+
+use crate::request::Encoding;
 
 /// Errors a body can end with.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -21,6 +24,20 @@ pub(crate) fn json(code: StatusCode, value: &Value) -> Response<Body> {
     // A `Value` always serialises: its keys are strings.
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     typed(code, "application/json", bytes)
+}
+
+/// An object in the encoding that the client asked for.
+pub(crate) fn object(code: StatusCode, value: &Value, encoding: Encoding) -> Response<Body> {
+    let bytes = match encoding {
+        Encoding::Json => None,
+        Encoding::Yaml => serde_saphyr::to_string(value).ok().map(String::into_bytes),
+        Encoding::Protobuf => protobuf::encode(value),
+    };
+    match bytes {
+        Some(bytes) => typed(code, encoding.media_type(), bytes),
+        // What has no other form, a scale of something custom for example, is at least something every client reads.
+        None => json(code, value),
+    }
 }
 
 /// A plain text answer.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, Uri, header};
+use mainstay_model::protobuf;
 use mainstay_model::status::ApiError;
 
 use crate::auth::User;
@@ -258,27 +259,78 @@ pub(crate) enum Form {
     Metadata,
 }
 
-/// Chooses the answer's form from the `Accept` header: the first acceptable alternative wins.
+/// In which bytes the client wants them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl Encoding {
+    /// The media type of one answer.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Yaml => "application/yaml",
+            Self::Protobuf => PROTOBUF,
+        }
+    }
+
+    fn of(media: &str, watch: bool, protobuf: bool) -> Option<Self> {
+        match media {
+            "application/json" | "*/*" | "application/*" | "" => Some(Self::Json),
+            "application/yaml" if !watch => Some(Self::Yaml),
+            PROTOBUF if protobuf => Some(Self::Protobuf),
+            _ => None,
+        }
+    }
+}
+
+/// The media type of Kubernetes' protobuf.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// Form and encoding of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub(crate) form: Form,
+    pub(crate) encoding: Encoding,
+}
+
+/// Chooses the answer's form and encoding from the `Accept` header: the first acceptable alternative wins. Custom
+/// resources have no protobuf form, and watches none in YAML.
 ///
 /// # Errors
 /// 406 when the client takes nothing that can be given.
-pub(crate) fn accept(headers: &HeaderMap) -> Result<Form, ApiError> {
+pub(crate) fn accept(headers: &HeaderMap, call: &Call) -> Result<Accepted, ApiError> {
     let text = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let protobuf = protobuf::can_encode(&call.resource.api_version(), &call.resource.kind);
     for alternative in text.split(',') {
         let mut parts = alternative.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
         let parameters: HashMap<&str, &str> = parts.filter_map(|p| p.split_once('=')).collect();
-        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
-            continue;
-        }
-        match (parameters.get("as").copied(), parameters.get("v").copied()) {
-            (None, _) => return Ok(Form::Object),
-            (Some("Table"), Some("v1")) => return Ok(Form::Table),
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("v1")) => return Ok(Form::Metadata),
-            _ => {}
+        let form = match (parameters.get("as").copied(), parameters.get("v").copied()) {
+            (None, _) => Form::Object,
+            (Some("Table"), Some("v1")) => Form::Table,
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("v1")) => Form::Metadata,
+            _ => continue,
+        };
+        let protobuf = match form {
+            Form::Object => protobuf,
+            Form::Metadata => true,
+            Form::Table => false,
+        };
+        if let Some(encoding) = Encoding::of(media, call.verb == Verb::Watch, protobuf) {
+            return Ok(Accepted { form, encoding });
         }
     }
-    Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json"))
+    let given: &[&str] = if protobuf {
+        &["application/json", "application/yaml", PROTOBUF]
+    } else {
+        &["application/json", "application/yaml"]
+    };
+    let why = format!("only the following media types are accepted: {}", given.join(", "));
+    Err(ApiError::new(406, "NotAcceptable", why))
 }
 
 #[cfg(test)]
@@ -323,8 +375,15 @@ mod tests {
         let mut headers = HeaderMap::new();
         let text = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         headers.insert(header::ACCEPT, text.parse().unwrap());
-        assert_eq!(accept(&headers).unwrap(), Form::Table);
-        headers.insert(header::ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(accept(&headers).unwrap_err().code, 406);
+        let pods = call("GET", "/api/v1/pods").unwrap();
+        let accepted = |headers: &HeaderMap| accept(headers, &pods).map(|a| (a.form, a.encoding)).map_err(|e| e.code);
+        assert_eq!(accepted(&headers), Ok((Form::Table, Encoding::Json)));
+        headers.insert(header::ACCEPT, "application/vnd.kubernetes.protobuf,application/json".parse().unwrap());
+        assert_eq!(accepted(&headers), Ok((Form::Object, Encoding::Protobuf)));
+        headers.insert(header::ACCEPT, "application/cbor".parse().unwrap());
+        assert_eq!(accepted(&headers), Err(406));
+        let definitions = call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions").unwrap();
+        headers.insert(header::ACCEPT, PROTOBUF.parse().unwrap());
+        assert_eq!(accept(&headers, &definitions).unwrap_err().code, 406);
     }
 }

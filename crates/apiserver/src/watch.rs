@@ -19,6 +19,7 @@ use futures::stream;
 use http::{Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use mainstay_model::protobuf;
 use mainstay_model::status::ApiError;
 use mainstay_store::{Change, Event, WatchError, Watcher};
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::api::Api;
 use crate::reply::Body;
-use crate::request::{Call, Form};
+use crate::request::{Accepted, Call, Encoding, Form};
 use crate::rest::{self, Filter, ListOptions, decode_entry, store_error, table_of, to_form};
 
 /// How often an idle watch says where it is.
@@ -40,6 +41,7 @@ struct Stream {
     call: Call,
     filter: Filter,
     form: Form,
+    encoding: Encoding,
     watcher: Watcher,
     /// Lines that are ready to go.
     ready: VecDeque<Bytes>,
@@ -55,7 +57,7 @@ struct Stream {
 pub(crate) async fn start(
     api: &Arc<Api>,
     call: Call,
-    form: Form,
+    Accepted { form, encoding }: Accepted,
     permit: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, ApiError> {
     let mut filter_call = call.clone();
@@ -73,9 +75,9 @@ pub(crate) async fn start(
         let (objects, revision) = rest::select(api, &list, &filter).await?;
         options.check_fresh(revision)?;
         from = revision;
-        ready.extend(objects.into_iter().map(|object| line(api, &call, form, "ADDED", object)));
+        ready.extend(objects.into_iter().map(|object| line(api, &call, form, encoding, "ADDED", object)));
         if initial_events {
-            ready.push_back(bookmark(&call, revision, true));
+            ready.push_back(bookmark(&call, encoding, revision, true));
         }
     }
     let prefix = call.resource.key(call.namespace.as_deref(), call.name.as_deref().unwrap_or_default());
@@ -88,6 +90,7 @@ pub(crate) async fn start(
         call,
         filter,
         form,
+        encoding,
         watcher,
         ready,
         revision: from,
@@ -101,9 +104,13 @@ pub(crate) async fn start(
         Some((Ok::<_, Infallible>(Frame::data(line)), stream))
     });
     let body: Body = StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync();
+    let media_type = match encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
     Ok(response)
 }
 
@@ -124,7 +131,7 @@ impl Stream {
                 },
                 () = sleep_until(self.next_bookmark), if self.bookmarks => {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    self.ready.push_back(bookmark(&self.call, self.revision, false));
+                    self.ready.push_back(bookmark(&self.call, self.encoding, self.revision, false));
                 }
                 () = sleep_until(self.ends) => return None,
             }
@@ -159,36 +166,45 @@ impl Stream {
                 ("DELETED", object)
             }
         };
-        self.ready.push_back(line(&self.api, &self.call, self.form, kind, object));
+        self.ready.push_back(line(&self.api, &self.call, self.form, self.encoding, kind, object));
     }
 
     fn fail(&mut self, error: &WatchError) {
         let status = ApiError::expired(format!("the watch cannot go on: {error}; list again")).to_status();
-        self.ready.push_back(encode("ERROR", &status));
+        self.ready.push_back(encode(self.encoding, "ERROR", &status));
         self.over = true;
     }
 }
 
-fn line(api: &Api, call: &Call, form: Form, kind: &str, object: Value) -> Bytes {
+fn line(api: &Api, call: &Call, form: Form, encoding: Encoding, kind: &str, object: Value) -> Bytes {
     let include = call.query.get("includeObject").unwrap_or("Metadata");
     let object = match form {
         Form::Object => object,
         Form::Table => to_form(&call.resource, table_of(object), form, include, api.now()),
         Form::Metadata => rest::shape_one(call, object, form, api.now()),
     };
-    encode(kind, &object)
+    encode(encoding, kind, &object)
 }
 
-fn bookmark(call: &Call, revision: u64, initial_end: bool) -> Bytes {
+fn bookmark(call: &Call, encoding: Encoding, revision: u64, initial_end: bool) -> Bytes {
     let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
     if initial_end {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
     let resource = &call.resource;
-    encode("BOOKMARK", &json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}))
+    encode(
+        encoding,
+        "BOOKMARK",
+        &json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}),
+    )
 }
 
-fn encode(kind: &str, object: &Value) -> Bytes {
+fn encode(encoding: Encoding, kind: &str, object: &Value) -> Bytes {
+    if encoding == Encoding::Protobuf
+        && let Some(frame) = protobuf::watch_event(kind, object)
+    {
+        return Bytes::from(frame);
+    }
     // Values always serialise: their keys are strings.
     let mut line = serde_json::to_vec(&json!({"type": kind, "object": object})).unwrap_or_default();
     line.push(b'\n');

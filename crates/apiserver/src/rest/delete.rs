@@ -35,8 +35,8 @@ struct Options {
 }
 
 impl Options {
-    fn read(call: &Call, body: &Bytes) -> Result<Self, ApiError> {
-        let given = if body.is_empty() { Value::Null } else { parse_body("application/json", body)? };
+    fn read(call: &Call, media_type: &str, body: &Bytes) -> Result<Self, ApiError> {
+        let given = if body.is_empty() { Value::Null } else { parse_body(media_type, body)? };
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let propagation =
             text(&given["propagationPolicy"]).or_else(|| call.query.get("propagationPolicy").map(str::to_owned));
@@ -70,8 +70,13 @@ impl Options {
 }
 
 /// Deletes one object. Answers a `Status` when it is gone and the object when it still has to finish.
-pub(crate) async fn delete(api: &Api, call: &Call, body: &Bytes) -> Result<(StatusCode, Value), ApiError> {
-    let options = Options::read(call, body)?;
+pub(crate) async fn delete(
+    api: &Api,
+    call: &Call,
+    media_type: &str,
+    body: &Bytes,
+) -> Result<(StatusCode, Value), ApiError> {
+    let options = Options::read(call, media_type, body)?;
     let (object, gone) = delete_with(api, call, &options).await?;
     if !gone {
         return Ok((StatusCode::OK, object));
@@ -88,8 +93,13 @@ pub(crate) async fn delete(api: &Api, call: &Call, body: &Bytes) -> Result<(Stat
 }
 
 /// Deletes every object that the selectors choose and answers the list of them.
-pub(crate) async fn delete_collection(api: &Api, call: &Call, body: &Bytes) -> Result<Value, ApiError> {
-    let options = Options::read(call, body)?;
+pub(crate) async fn delete_collection(
+    api: &Api,
+    call: &Call,
+    media_type: &str,
+    body: &Bytes,
+) -> Result<Value, ApiError> {
+    let options = Options::read(call, media_type, body)?;
     let filter = Filter::of(call)?;
     let (objects, revision) = select(api, call, &filter).await?;
     let mut items = Vec::new();

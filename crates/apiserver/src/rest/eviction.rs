@@ -57,7 +57,7 @@ pub(crate) async fn evict(
         options["dryRun"] = json!(["All"]);
     }
     let options = if options.is_object() { Bytes::from(options.to_string()) } else { Bytes::new() };
-    delete(api, &Call { verb: Verb::Delete, ..object }, &options).await?;
+    delete(api, &Call { verb: Verb::Delete, ..object }, "application/json", &options).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok((StatusCode::CREATED, status))
 }

@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 use mainstay_model::convert;
+use mainstay_model::protobuf::{self, ProtobufError};
 use mainstay_model::resource::Resource;
 use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
 use serde_json::{Map, Value, json};
+
+use crate::request::PROTOBUF;
 
 /// A stored object with its `resourceVersion`, which is the entry's revision and is not stored inside it.
 pub(crate) fn decode_entry(resource: &Resource, entry: &Entry) -> Value {
@@ -61,7 +64,14 @@ pub(super) fn new_uid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// Reads a body: JSON, or YAML where the media type says so.
+fn protobuf_error(error: ProtobufError) -> ApiError {
+    match error {
+        ProtobufError::Kind { .. } => ApiError::new(415, "UnsupportedMediaType", error.to_string()),
+        error => ApiError::bad_request(format!("the body of the request is not valid Kubernetes protobuf: {error}")),
+    }
+}
+
+/// Reads a body: JSON, or YAML or protobuf where the media type says so.
 ///
 /// # Errors
 /// 400 for a body that is not an object, 415 for other media types.
@@ -73,7 +83,11 @@ pub(super) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiErro
             serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true })
                 .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid YAML: {error}")))?
         }
-        other => return Err(ApiError::unsupported_media_type(other, &["application/json", "application/yaml"])),
+        PROTOBUF => protobuf::decode(body).map_err(protobuf_error)?,
+        other => {
+            let known = ["application/json", "application/yaml", PROTOBUF];
+            return Err(ApiError::unsupported_media_type(other, &known));
+        }
     };
     if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body of the request is not an object")) }
 }
