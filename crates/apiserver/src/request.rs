@@ -77,7 +77,6 @@ impl Warnings {
     const MAX: usize = 32;
 
     /// Adds a warning, once.
-    #[allow(dead_code, reason = "for deprecated versions and policies, which are not served yet")]
     pub(crate) fn add(&self, text: impl Into<String>) {
         let (text, mut all) = (text.into(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
         if all.len() < Self::MAX && !all.contains(&text) {

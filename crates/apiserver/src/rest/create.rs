@@ -7,7 +7,7 @@ use mainstay_model::{defaults, meta as names, validate};
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::{Value, json};
 
-use super::object::{encode, meta, meta_mut, parse_body};
+use super::object::{encode, meta, meta_mut, parse_object};
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
@@ -24,10 +24,10 @@ pub(crate) async fn create(
     media_type: &str,
     body: &[u8],
 ) -> Result<(StatusCode, Value), ApiError> {
-    let mut object = parse_body(media_type, body)?;
+    let mut object = parse_object(call, media_type, body)?;
     let resource = &call.resource;
     check_envelope(call, &mut object)?;
-    decode::check(resource, &mut object, Unknown::of(call.query.get("fieldValidation"))?)?;
+    decode::check(call, &mut object, Unknown::of(call)?)?;
     if let Some(namespace) = call.namespace.as_deref() {
         namespace_takes_objects(api, call, namespace).await?;
     }

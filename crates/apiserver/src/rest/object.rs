@@ -8,7 +8,8 @@ use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
 use serde_json::{Map, Value, json};
 
-use crate::request::PROTOBUF;
+use crate::decode::{Unknown, read_json};
+use crate::request::{Call, PROTOBUF};
 
 /// A stored object with its `resourceVersion`, which is the entry's revision and is not stored inside it.
 pub(crate) fn decode_entry(resource: &Resource, entry: &Entry) -> Value {
@@ -76,18 +77,40 @@ fn protobuf_error(error: ProtobufError) -> ApiError {
 /// # Errors
 /// 400 for a body that is not an object, 415 for other media types.
 pub(super) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
-    let value: Value = match media_type {
-        "application/json" | "" => serde_json::from_slice(body)
+    read_body(media_type, body).map(|(value, _)| value)
+}
+
+/// As [`parse_body`] for an object that is to be stored: fields that stand twice are told as the caller wishes.
+///
+/// # Errors
+/// Also 400 when the caller wishes such objects to be refused.
+pub(super) fn parse_object(call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let unknown = Unknown::of(call)?;
+    let (value, duplicates) = read_body(media_type, body)?;
+    unknown.tell(call, &duplicates)?;
+    Ok(value)
+}
+
+fn read_body(media_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+    let (value, duplicates): (Value, Vec<String>) = match media_type {
+        "application/json" | "" => read_json(body)
             .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
         "application/yaml" => {
-            serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true })
-                .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid YAML: {error}")))?
+            let value = serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true })
+                .map_err(|error| {
+                ApiError::bad_request(format!("the body of the request is not valid YAML: {error}"))
+            })?;
+            (value, Vec::new())
         }
-        PROTOBUF => protobuf::decode(body).map_err(protobuf_error)?,
+        PROTOBUF => (protobuf::decode(body).map_err(protobuf_error)?, Vec::new()),
         other => {
             let known = ["application/json", "application/yaml", PROTOBUF];
             return Err(ApiError::unsupported_media_type(other, &known));
         }
     };
-    if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body of the request is not an object")) }
+    if value.is_object() {
+        Ok((value, duplicates))
+    } else {
+        Err(ApiError::bad_request("the body of the request is not an object"))
+    }
 }

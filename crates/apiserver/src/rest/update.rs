@@ -7,7 +7,7 @@ use mainstay_store::{Error as StoreError, Expect};
 use serde_json::Value;
 
 use super::create::check_kind;
-use super::object::{encode, meta, meta_mut, parse_body};
+use super::object::{encode, meta, meta_mut, parse_object};
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
@@ -19,7 +19,7 @@ const CONFLICT_TRIES: usize = 32;
 
 /// PUT: the body replaces the object; its `resourceVersion`, if given, must be the stored one.
 pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
-    let mut given = parse_body(media_type, body)?;
+    let mut given = parse_object(call, media_type, body)?;
     check_kind(&call.resource, &mut given)?;
     let name = meta(&given, "name");
     if name != call.name() {
@@ -66,7 +66,7 @@ pub(super) async fn change(
     compute: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
     let resource = &call.resource;
-    let unknown = Unknown::of(call.query.get("fieldValidation"))?;
+    let unknown = Unknown::of(call)?;
     let dry_run = call.query.dry_run()?;
     for _ in 0..CONFLICT_TRIES {
         let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
@@ -74,7 +74,7 @@ pub(super) async fn change(
         let old = decode_entry(resource, &entry);
         let mut new = compute(&old)?;
         check_preconditions(call, &old, &new)?;
-        decode::check(resource, &mut new, unknown)?;
+        decode::check(call, &mut new, unknown)?;
         defaults::apply_defaults(resource.rules(), &mut new);
         let review = Review { call, operation: Operation::Update, old: Some(&old), dry_run };
         admission::mutate(api, review, &mut new).await?;

@@ -23,6 +23,8 @@ pub fn apply_defaults(kind: &str, object: &mut Value) {
     match kind {
         "Pod" => {
             with(object, "spec", pod::spec);
+            // Of pods only, not of templates.
+            with(object, "spec", |spec| set(spec, "enableServiceLinks", || json!(true)));
             pod::requests_from_pod_limits(object);
         }
         "PodTemplate" => with(object, "template", workloads::template),

@@ -11,7 +11,6 @@ pub(super) fn spec(spec: &mut Value) {
     set(spec, "dnsPolicy", || json!("ClusterFirst"));
     set(spec, "schedulerName", || json!("default-scheduler"));
     set(spec, "securityContext", || json!({}));
-    set(spec, "enableServiceLinks", || json!(true));
     service_account(spec);
     let host_network = spec["hostNetwork"] == true;
     for field in ["initContainers", "containers", "ephemeralContainers"] {
