@@ -1,5 +1,6 @@
 //! Words of Mainstay: the pure rules of the Kubernetes object model. No I/O, no async, no clock.
 
+pub mod apply;
 pub mod conform;
 pub mod convert;
 pub mod defaults;

@@ -2,12 +2,13 @@
 //!
 //! Role: one data file, `schema.txt`, is the single place that knows the shape of the built-in kinds. [`check`] finds
 //! values of the wrong JSON type and missing required fields before any other rule looks at an object, so that the
-//! rules in `validate` can read fields without fear; `patch` reads the merge keys.
+//! rules in `validate` can read fields without fear; `patch` reads the merge keys, `apply` the topology.
 //!
 //! Guarantees: no panic whatever the object holds; errors are limited to [`ERRORS_MAX`]. Deliberately absent: unknown
 //! fields are not reported here, and custom resources have their own schemas.
 //!
-//! Source: the OpenAPI definitions of Kubernetes v1.37 and the `patchStrategy` tags of `k8s.io/api`.
+//! Source: the OpenAPI definitions of Kubernetes v1.37 with their `x-kubernetes-patch-strategy`, `-list-type`, `-list-map-keys`
+//! and `-map-type` extensions.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -71,6 +72,23 @@ pub enum Merge {
     Set,
 }
 
+/// What server-side apply owns one by one in a field: the whole, its fields, or its items.
+///
+/// Source: <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topology {
+    /// As its type says: a map or a type field by field unless the type is atomic, anything else as a whole.
+    Default,
+    /// As a whole.
+    Atomic,
+    /// Field by field, even where the type is atomic.
+    Granular,
+    /// A list of unique scalars, one by one.
+    Set,
+    /// A list of objects, told apart by the values of these fields.
+    Keys(Vec<&'static str>),
+}
+
 /// One field of a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
@@ -84,19 +102,33 @@ pub struct Field {
     pub merge: Merge,
     /// Whether the patch strategy `retainKeys` is set.
     pub retain_keys: bool,
+    /// How server-side apply divides it.
+    pub topology: Topology,
 }
 
-static TYPES: LazyLock<HashMap<&'static str, Vec<Field>>> = LazyLock::new(|| {
+/// A named type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Type {
+    /// Its fields.
+    pub fields: Vec<Field>,
+    /// Whether server-side apply owns its objects as a whole.
+    pub atomic: bool,
+}
+
+static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
     let lines = include_str!("schema.txt").lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| {
-            line.split_once(' ').map(|(name, rest)| (name, rest.split(' ').filter_map(parse_field).collect()))
+            let (name, rest) = line.split_once(' ')?;
+            let (name, mark) = name.split_once('@').unwrap_or((name, ""));
+            Some((name, Type { fields: rest.split(' ').filter_map(parse_field).collect(), atomic: mark == "atomic" }))
         })
         .collect()
 });
 
 fn parse_field(text: &'static str) -> Option<Field> {
     let (name, rest) = text.split_once('=')?;
+    let (rest, topology) = rest.split_once('@').unwrap_or((rest, ""));
     let end = rest.find(['!', '+', '~']).unwrap_or(rest.len());
     let (shape, marks) = rest.split_at(end);
     let merge = match marks.split_once('+').map(|(_, key)| key.trim_end_matches('~')) {
@@ -110,6 +142,14 @@ fn parse_field(text: &'static str) -> Option<Field> {
         required: marks.starts_with('!'),
         merge,
         retain_keys: marks.ends_with('~'),
+        topology: match (topology, merge) {
+            ("", Merge::Default) => Topology::Default,
+            ("", Merge::Set) | ("set", _) => Topology::Set,
+            ("", Merge::ByKey(key)) => Topology::Keys(vec![key]),
+            ("atomic", _) => Topology::Atomic,
+            ("granular", _) => Topology::Granular,
+            (keys, _) => Topology::Keys(keys.split(',').collect()),
+        },
     })
 }
 
@@ -136,9 +176,14 @@ fn parse_shape(text: &'static str) -> Shape {
     })
 }
 
+/// A type such as `Pod` or `PodSpec`; nothing for one the schema does not know.
+pub fn named(type_name: &str) -> Option<&'static Type> {
+    TYPES.get(type_name)
+}
+
 /// The fields of a type such as `Pod` or `PodSpec`; nothing for a type the schema does not know.
 pub fn fields(type_name: &str) -> Option<&'static [Field]> {
-    TYPES.get(type_name).map(Vec::as_slice)
+    TYPES.get(type_name).map(|named| named.fields.as_slice())
 }
 
 /// One field of a type.
@@ -293,8 +338,8 @@ mod tests {
                 Shape::Scalar(_) => None,
             }
         }
-        for (name, fields) in TYPES.iter() {
-            for field in fields {
+        for (name, named) in TYPES.iter() {
+            for field in &named.fields {
                 if let Some(leaf) = leaf(&field.shape) {
                     assert!(TYPES.contains_key(leaf), "{name}.{} names {leaf}", field.name);
                 }
@@ -311,6 +356,23 @@ mod tests {
         assert_eq!((containers.merge, containers.required), (Merge::ByKey("name"), true));
         assert_eq!(field("ObjectMeta", "finalizers").unwrap().merge, Merge::Set);
         assert!(field("DeploymentSpec", "strategy").unwrap().retain_keys);
+    }
+
+    #[test]
+    fn topologies_are_read() {
+        let topology = |name, of| field(name, of).unwrap().topology.clone();
+        assert_eq!(topology("PodSpec", "containers"), Topology::Keys(vec!["name"]));
+        assert_eq!(topology("Container", "ports"), Topology::Keys(vec!["containerPort", "protocol"]));
+        assert_eq!(topology("ServiceSpec", "ports"), Topology::Keys(vec!["port", "protocol"]));
+        assert_eq!(field("ServiceSpec", "ports").unwrap().merge, Merge::ByKey("port"));
+        assert_eq!(topology("ServiceSpec", "selector"), Topology::Atomic);
+        assert_eq!(topology("ServiceSpec", "ipFamilies"), Topology::Default);
+        assert_eq!(topology("Endpoint", "addresses"), Topology::Set);
+        assert_eq!(topology("ObjectMeta", "finalizers"), Topology::Set);
+        assert_eq!(topology("JobStatus", "conditions"), Topology::Atomic);
+        assert_eq!(topology("PersistentVolumeSpec", "claimRef"), Topology::Granular);
+        assert!(named("LabelSelector").unwrap().atomic && named("RoleRef").unwrap().atomic);
+        assert!(!named("PodSpec").unwrap().atomic);
     }
 
     #[test]
