@@ -5,6 +5,7 @@ pub mod defaults;
 pub mod meta;
 pub mod patch;
 pub mod quantity;
+pub mod rbac;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -53,7 +53,7 @@ pub(crate) fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
 }
 
 /// A new version 4 UUID (RFC 9562).
-pub(super) fn new_uid() -> String {
+pub(crate) fn new_uid() -> String {
     let mut bytes = fastrand::u128(..).to_be_bytes();
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
@@ -65,7 +65,7 @@ pub(super) fn new_uid() -> String {
 ///
 /// # Errors
 /// 400 for a body that is not an object, 415 for other media types.
-pub(super) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+pub(crate) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     let value: Value = match media_type {
         "application/json" | "" => serde_json::from_slice(body)
             .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
