@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
 
-use crate::auth::User;
+use crate::authn::{TokenKeys, Tokens, User};
+use crate::authz::Authoriser;
+use crate::follow::Followed;
 use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
@@ -27,6 +29,10 @@ pub struct Settings {
     pub advertise: std::net::SocketAddrV4,
     /// How this server calls the agents' HTTPS servers (logs, exec); without it those subresources answer 503.
     pub agents: Option<Arc<rustls::ClientConfig>>,
+    /// How ServiceAccount tokens are signed and verified; without it there are none.
+    pub tokens: Option<Arc<TokenKeys>>,
+    /// The certificate of the authority that signed this server's, in PEM: what pods verify it by.
+    pub authority: Option<String>,
 }
 
 /// The API server: cheap to clone, shared by every connection and by the parts inside the server process.
@@ -36,6 +42,9 @@ pub struct Api {
     pub(crate) addresses: ServiceAddresses,
     pub(crate) limits: Limits,
     pub(crate) registry: Registry,
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) authoriser: Authoriser,
+    pub(crate) followed: Followed,
 }
 
 impl Api {
@@ -43,7 +52,16 @@ impl Api {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
         let addresses =
             ServiceAddresses::new(settings.service_range, settings.service_prefix, settings.service_reserved);
-        Arc::new(Self { store, settings, addresses, limits: Limits::default(), registry: Registry::default() })
+        Arc::new(Self {
+            tokens: settings.tokens.clone().map(Tokens::new),
+            authoriser: Authoriser::new(&store),
+            followed: Followed::new(&store),
+            store,
+            settings,
+            addresses,
+            limits: Limits::default(),
+            registry: Registry::default(),
+        })
     }
 
     /// A `kube::Client` for a part inside this process: the same code path as a remote call, without a socket.

@@ -1,4 +1,4 @@
-//! What every cluster has from its first second: the system namespaces and the `kubernetes` service.
+//! What every cluster has from its first second: the system namespaces, the `kubernetes` service, the default roles.
 
 use std::net::Ipv4Addr;
 
@@ -7,6 +7,7 @@ use mainstay_model::status::ApiError;
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::authz;
 use crate::request::{Call, Verb};
 use crate::rest;
 
@@ -20,6 +21,7 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
     for namespace in NAMESPACES {
         ensure(api, "Namespace", None, json!({"metadata": {"name": namespace}})).await?;
     }
+    authz::reconcile_defaults(api).await?;
     let settings = &api.settings;
     let address = Ipv4Addr::from(u32::from(settings.service_range) + 1);
     let service = json!({
@@ -37,6 +39,11 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
         "ports": [{"name": "https", "port": settings.advertise.port(), "protocol": "TCP"}],
     });
     ensure(api, "EndpointSlice", Some("default"), slice).await
+}
+
+/// Does what the server has to do by itself, until the future is dropped.
+pub async fn keep(api: &Api) -> std::convert::Infallible {
+    authz::aggregate(api).await
 }
 
 /// Creates the object, or replaces it where an EndpointSlice says something else.

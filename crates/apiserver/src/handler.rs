@@ -3,16 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use mainstay_model::status::ApiError;
+use serde_json::Value;
 
 use crate::api::Api;
-use crate::auth::{self, User};
+use crate::authn::{self, User};
+use crate::authz::{self, Attributes};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Accepted, Call, Form, Target, Verb};
 use crate::{discovery, http_proxy, openapi, proxy, rest, watch};
+
+/// Paths that answer everybody.
+const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
+/// Subresources that open a stream.
+const STREAMS: &[&str] = &["pods/attach", "pods/exec", "pods/portforward"];
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
 
 impl Api {
     /// Answers one request; every failure is a `Status`.
@@ -21,26 +30,26 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let answer = self.try_handle(request, user.as_ref()).await;
+        let answer = self.try_handle(request, user).await;
         answer.unwrap_or_else(|error| reply::error(&error))
     }
 
     async fn try_handle<B>(
         self: &Arc<Self>,
         mut request: Request<B>,
-        user: Option<&User>,
+        connection: Option<User>,
     ) -> Result<Response<Body>, ApiError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
+        let user = self.admit_user(request.method(), request.uri(), request.headers(), connection).await?;
         let catalogue = self.registry.now();
         let mut call = match request::parse(request.method(), request.uri(), &catalogue)? {
             Target::Resource(call) => *call,
-            Target::Path(path) => return self.path(&path, request.uri().query(), user, request.headers()).await,
+            Target::Path(path) => return self.path(&path, request.uri().query(), request.headers()).await,
         };
-        auth::authorise(user, &call)?;
-        call.user = Arc::new(user.cloned().unwrap_or_else(User::anonymous));
+        call.user = Arc::new(user);
         if let Some("log" | "exec") = call.subresource.as_deref() {
             return proxy::forward(self, &call, &mut request).await;
         }
@@ -54,11 +63,38 @@ impl Api {
         }
         let (head, body) = request.into_parts();
         let body = read_body(body).await?;
-        let mut response = self.resource(&call, &head.headers, body, accepted).await?;
+        let answer = self.resource(&call, &head.headers, body, accepted).await;
+        let mut response = answer.unwrap_or_else(|error| reply::error(&error));
         for text in call.warnings.take() {
             reply::warn(&mut response, &text);
         }
         Ok(response)
+    }
+
+    /// Who calls, or as whom, if he may do what the request asks for.
+    async fn admit_user(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        connection: Option<User>,
+    ) -> Result<User, ApiError> {
+        let mut user = authn::authenticate(self, connection, headers).await?;
+        if let Some(other) = authn::impersonate(self, &user, headers).await? {
+            tracing::debug!(by = user.name, user = other.name, "impersonated");
+            user = other;
+        }
+        // Whether the server lives must be told even when its roles cannot be read.
+        if HEALTH.contains(&uri.path()) {
+            return Ok(user);
+        }
+        let asked = Attributes::of(method, uri);
+        authz::authorise(self, &user, &asked).await?;
+        // Opening a stream by GET, as WebSocket clients must, takes the permission of POST, too.
+        if asked.verb == "get" && STREAMS.contains(&asked.full_resource().as_str()) {
+            authz::authorise(self, &user, &Attributes { verb: "create".to_owned(), ..asked }).await?;
+        }
+        Ok(user)
     }
 
     /// Verbs on resources whose answer is one JSON document.
@@ -79,6 +115,13 @@ impl Api {
             (Verb::Create, None) if call.resource.rules() == "Binding" => {
                 (StatusCode::CREATED, rest::bind_named(self, call, media_type, &body).await?)
             }
+            (Verb::Create, None) if matches!(call.resource.group.as_str(), AUTHENTICATION | AUTHORIZATION) => {
+                (StatusCode::CREATED, self.review(call, media_type, &body).await?)
+            }
+            (_, Some("token")) => {
+                let request = rest::parse_body(media_type, &body)?;
+                (StatusCode::CREATED, authn::token_request(self, call, request).await?)
+            }
             (Verb::Create, None) => rest::create(self, call, media_type, &body).await?,
             (_, Some("binding")) => (StatusCode::CREATED, rest::bind(self, call, media_type, &body).await?),
             (_, Some("eviction")) => rest::evict(self, call, media_type, &body).await?,
@@ -98,14 +141,21 @@ impl Api {
         Ok(reply::object(code, &value, encoding))
     }
 
+    /// Questions about identity and permission, which are answered and not stored.
+    async fn review(&self, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+        let mut review = rest::parse_body(media_type, body)?;
+        review["kind"] = call.resource.kind.clone().into();
+        review["apiVersion"] = call.resource.api_version().into();
+        match call.resource.kind.as_str() {
+            "TokenReview" => authn::token_review(self, review).await,
+            "SelfSubjectReview" => Ok(authn::self_subject_review(self, call)),
+            "SelfSubjectRulesReview" => authz::rules_review(self, call, review).await,
+            _ => authz::access_review(self, call, review).await,
+        }
+    }
+
     /// Everything that is not a resource: discovery, OpenAPI, health, version.
-    async fn path(
-        &self,
-        path: &str,
-        query: Option<&str>,
-        user: Option<&User>,
-        headers: &HeaderMap,
-    ) -> Result<Response<Body>, ApiError> {
+    async fn path(&self, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
         // Some clients end every path with a slash.
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
         if matches!(path, "/healthz" | "/livez" | "/readyz") {
@@ -116,7 +166,12 @@ impl Api {
         if path == "/version" {
             return Ok(reply::json(StatusCode::OK, &discovery::version()));
         }
-        user.ok_or_else(ApiError::unauthorized)?;
+        if path.starts_with("/.well-known/") || path.starts_with("/openid/") {
+            let (media_type, document) = authn::discovery_document(self, path)?;
+            let mut response = reply::json(StatusCode::OK, &document);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+            return Ok(response);
+        }
         let value = match path {
             "/openapi/v3" => openapi::index(&self.registry.now()),
             path if path.starts_with("/openapi/v3/") => {

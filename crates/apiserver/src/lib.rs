@@ -3,21 +3,23 @@
 //! Role: the one seam of Mainstay. Everything else — `kubectl`, controllers, scheduler, node agents — reads and writes
 //! the state of the cluster here and nowhere else.
 //!
-//! Flow of a request: [`server`] accepts TLS and finds out who calls ([`auth`]); [`request`] turns path and query into a
-//! [`request::Call`]; [`handler`] authorises it and hands it to discovery, to [`rest`] (create, get, list, update, patch,
+//! Flow of a request: [`server`] accepts TLS; [`authn`] finds out who calls and [`authz`] whether he may; [`request`]
+//! turns path and query into a [`request::Call`]; [`handler`] hands it to discovery, to [`rest`] (create, get, list, update, patch,
 //! delete: one generic path for all kinds), to [`watch`], or to [`proxy`] for what a node answers (logs, exec).
 //!
 //! Guarantees: a write is answered after it is durable; every refusal is a Kubernetes `Status`; bodies, requests in
 //! flight, connections and watch buffers have limits.
 //!
-//! Deliberately absent, each in its own later change: custom resources, server-side apply, RBAC objects, webhooks.
+//! Deliberately absent, each in its own later change: custom resources, server-side apply.
 
 mod admission;
 mod api;
-mod auth;
+mod authn;
+mod authz;
 mod bootstrap;
 mod decode;
 mod discovery;
+mod follow;
 mod handler;
 mod http_proxy;
 mod limits;
@@ -29,9 +31,11 @@ mod request;
 mod rest;
 mod server;
 mod service_ip;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 pub use api::{Api, Settings};
-pub use auth::User;
-pub use bootstrap::bootstrap;
+pub use authn::{KeyError, TokenKeys, User};
+pub use bootstrap::{bootstrap, keep};
 pub use server::{ServeError, TlsFiles, serve};

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Uri, header};
 use mainstay_model::protobuf;
 use mainstay_model::status::ApiError;
 
-use crate::auth::User;
+use crate::authn::User;
 use crate::registry::{Catalogue, Served};
 
 /// What is done to a resource, in the words of authorisation and audit.
@@ -175,13 +175,35 @@ impl Query {
     }
 }
 
+/// The parts of a path, decoded; a part that is not valid UTF-8 stays as it is, and names nothing.
+pub(crate) fn segments(path: &str) -> Vec<String> {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    parts.map(|part| percent_decoded(part).unwrap_or_else(|| part.to_owned())).collect()
+}
+
+/// Undoes percent-encoding (RFC 3986 section 2.1); `None` when the result is not UTF-8.
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
+    let hex = |bytes: Option<&[u8]>| {
+        let digits = std::str::from_utf8(bytes?).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        u8::from_str_radix(digits, 16).ok()
+    };
+    let (bytes, mut decoded, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let escaped = if *byte == b'%' { hex(bytes.get(at + 1..at + 3)) } else { None };
+        decoded.push(escaped.unwrap_or(*byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).ok()
+}
+
 /// Reads method and URI.
 ///
 /// # Errors
 /// 404 for a path under `/api` or `/apis` that names no resource, 405 for a method a resource does not have.
 pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result<Target, ApiError> {
     let path = uri.path();
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let parts = segments(path);
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),

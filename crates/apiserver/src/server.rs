@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
-use crate::auth::User;
+use crate::authn::User;
 use crate::limits::{CONNECTIONS_MAX, HEAD_TIMEOUT};
 
 /// Where the server's own identity and the authority over its clients lie, in PEM.
@@ -62,7 +62,7 @@ impl TlsFiles {
         }
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|source| ServeError::ReadPem { path: self.key.display().to_string(), source })?;
-        // Health and version answer without a certificate; everything else needs one, which `auth` checks.
+        // Who has no certificate may have a token, or asks for health only: `authn` and `authz` decide.
         let verifier = WebPkiClientVerifier::builder(Arc::new(authorities)).allow_unauthenticated().build();
         let verifier = verifier.map_err(|error| unusable(&error))?;
         let mut config = ServerConfig::builder()

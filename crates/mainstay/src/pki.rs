@@ -23,6 +23,8 @@ use crate::instance::{Instance, InstanceError, write_private};
 const LEAF_DAYS: i64 = 365;
 /// Days that the authority is good for.
 const AUTHORITY_DAYS: i64 = 3650;
+/// The file of the key that signs ServiceAccount tokens.
+const TOKEN_KEY: &str = "sa.key";
 
 /// Why the certificates could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,17 @@ struct Subject<'a> {
     names: Vec<SanType>,
 }
 
+/// The key that signs ServiceAccount tokens, `sa.key`, and those that only verify: every other `sa-*.key` and
+/// `sa-*.pub`. To replace the key, rename it to `sa-old.key` and start the server again; delete it a day later.
+pub fn token_keys(pki: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let entries = fs::read_dir(pki).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_former = |path: &PathBuf| {
+        let key = path.extension().is_some_and(|extension| extension == "key" || extension == "pub");
+        key && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sa-"))
+    };
+    (pki.join(TOKEN_KEY), entries.filter(is_former).collect())
+}
+
 /// Makes the authority if there is none, signs everybody's certificates and writes the kubeconfig.
 ///
 /// # Errors
@@ -87,6 +100,7 @@ struct Subject<'a> {
 pub fn prepare(instance: &Instance) -> Result<(), PkiError> {
     let pki = instance.pki();
     let issuer = authority(&pki)?;
+    token_key(&pki)?;
     let plan = instance.plan().map_err(InstanceError::from)?;
     let dns = [
         "localhost",
@@ -124,6 +138,16 @@ pub fn prepare(instance: &Instance) -> Result<(), PkiError> {
         write_kubeconfig(&pki, &node_kubeconfig(instance, &name), inner, &Pair::of(&pki, &name))?;
     }
     write_kubeconfig(&pki, &instance.kubeconfig(), instance.api, &Pair::of(&pki, "admin"))
+}
+
+/// Makes the key of ServiceAccount tokens if there is none: tokens outlive the server.
+fn token_key(pki: &Path) -> Result<(), PkiError> {
+    let path = pki.join(TOKEN_KEY);
+    if path.exists() {
+        return Ok(());
+    }
+    let key = KeyPair::generate().map_err(|source| PkiError::Sign { who: "service accounts".to_owned(), source })?;
+    Ok(write_private(&path, key.serialize_pem().as_bytes())?)
 }
 
 fn authority(pki: &Path) -> Result<Issuer<'static, KeyPair>, PkiError> {

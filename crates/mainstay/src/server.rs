@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use mainstay_apiserver::{Api, ServeError, Settings, TlsFiles, User, bootstrap};
+use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap, keep};
 use mainstay_model::status::ApiError;
 use mainstay_store::EmbeddedStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -16,10 +16,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::instance::{Instance, InstanceError};
-use crate::pki::{Pair, authority_file};
+use crate::pki::{self, Pair, authority_file};
 
 /// Addresses at the beginning of the service range that are for fixed services, such as DNS.
 const RESERVED_SERVICES: u32 = 16;
+/// Who signs ServiceAccount tokens, as everywhere that nothing else was chosen.
+const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// Why the control plane could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,9 @@ pub enum ServerError {
         /// What is wrong.
         reason: String,
     },
+    /// The keys of ServiceAccount tokens.
+    #[error(transparent)]
+    TokenKeys(#[from] KeyError),
     /// Signals.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -72,6 +77,8 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
         service_reserved: RESERVED_SERVICES,
         advertise: inner,
         agents: Some(Arc::new(agent_credentials(&instance)?)),
+        tokens: Some(Arc::new(token_keys(&instance)?)),
+        authority: std::fs::read_to_string(authority_file(&instance.pki())).ok(),
     };
     let api = Api::new(Arc::new(store), settings);
     bootstrap(&api).await?;
@@ -91,6 +98,7 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
     let client = |name: &str| api.client(User::internal(name));
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
+        never = keep(&api) => match never {},
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host) => {}
@@ -101,6 +109,12 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
 
 async fn listen(address: SocketAddrV4) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+}
+
+/// The key that signs ServiceAccount tokens, and the former ones that still verify.
+fn token_keys(instance: &Instance) -> Result<TokenKeys, ServerError> {
+    let (signer, former) = pki::token_keys(&instance.pki());
+    Ok(TokenKeys::load(TOKEN_ISSUER, &signer, &former)?)
 }
 
 /// How this server shows itself to the agents, and whom it believes.

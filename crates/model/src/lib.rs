@@ -8,6 +8,7 @@ pub mod meta;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod rbac;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -9,6 +9,7 @@ use mainstay_model::status::ApiError;
 use serde_json::Value;
 
 use crate::api::Api;
+use crate::authz;
 use crate::request::Call;
 
 /// What a write does to an object, in the words of admission.
@@ -46,7 +47,9 @@ pub(crate) async fn mutate(_api: &Api, _review: Review<'_>, _object: &mut Value)
 ///
 /// # Errors
 /// What the first plugin that refuses says.
-#[allow(clippy::unused_async)]
-pub(crate) async fn validate(_api: &Api, _review: Review<'_>, _object: &Value) -> Result<(), ApiError> {
+pub(crate) async fn validate(api: &Api, review: Review<'_>, object: &Value) -> Result<(), ApiError> {
+    if matches!(review.operation, Operation::Create | Operation::Update) {
+        authz::check_escalation(api, review.call, review.old, object).await?;
+    }
     Ok(())
 }

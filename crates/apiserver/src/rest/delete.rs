@@ -139,7 +139,7 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
         let expect = Expect::Revision(entry.mod_revision);
         let written = if gone {
             // The answer carries the deletion's revision, so that the caller's cache can order it.
-            api.store.delete(&call.key(), expect).await.map(|deleted| {
+            strategy::remove(api, &call.key(), expect).await.map(|deleted| {
                 let mut object = old;
                 meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(deleted.revision.to_string()));
                 object

@@ -21,13 +21,14 @@ pub(crate) use create::create;
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use eviction::evict;
 pub(crate) use list::{Filter, list, select};
-pub(crate) use object::decode_entry;
+pub(crate) use object::{decode_entry, new_uid, parse_body};
 pub(crate) use options::ListOptions;
 pub(crate) use scale::scale;
 pub(crate) use shape::{shape_one, table_of, to_form};
 pub(crate) use subresource::{bind, bind_named};
-pub(crate) use update::{patch, update};
+pub(crate) use update::{change, patch, update};
 
+use mainstay_model::resource::known;
 use mainstay_model::status::ApiError;
 use mainstay_store::Error as StoreError;
 use serde_json::Value;
@@ -39,6 +40,19 @@ use crate::request::Call;
 pub(crate) async fn get(api: &Api, call: &Call) -> Result<Value, ApiError> {
     let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
     Ok(decode_entry(&call.resource, &entry.ok_or_else(|| call.not_found())?))
+}
+
+/// An object by kind and name, whoever asks; `None` when there is none.
+pub(crate) async fn find(
+    api: &Api,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<Option<Value>, ApiError> {
+    let resource = known(kind);
+    let found = api.store.get(&resource.key(namespace, name), None).await;
+    let (entry, _) = found.map_err(|error| ApiError::internal(format!("store: {error}")))?;
+    Ok(entry.map(|entry| decode_entry(resource, &entry)))
 }
 
 /// A store's refusal in the API's words.

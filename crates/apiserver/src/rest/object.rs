@@ -57,7 +57,7 @@ pub(crate) fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
 }
 
 /// A new version 4 UUID (RFC 9562).
-pub(super) fn new_uid() -> String {
+pub(crate) fn new_uid() -> String {
     let mut bytes = fastrand::u128(..).to_be_bytes();
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
@@ -76,7 +76,7 @@ fn protobuf_error(error: ProtobufError) -> ApiError {
 ///
 /// # Errors
 /// 400 for a body that is not an object, 415 for other media types.
-pub(super) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+pub(crate) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     read_body(media_type, body).map(|(value, _)| value)
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mainstay_model::meta::{finalizers, format_time, is_being_deleted};
 use mainstay_model::resource::Resource;
 use mainstay_model::status::ApiError;
-use mainstay_store::{Durability, Entry, Error as StoreError, Expect};
+use mainstay_store::{Deleted, Durability, Entry, Error as StoreError, Expect, Revision};
 use serde_json::{Map, Value, json};
 
 use super::object::{meta, meta_mut, new_uid};
@@ -89,11 +89,11 @@ fn begin_namespace(object: &mut Value) {
 
 /// A request for a certificate says who asks, and only the server can know.
 fn sign_off_request(call: &Call, object: &mut Value) {
-    object["spec"]["username"] = json!(call.user.name);
-    object["spec"]["groups"] = json!(call.user.groups);
     if let Some(spec) = object["spec"].as_object_mut() {
-        spec.remove("uid");
-        spec.remove("extra");
+        spec.retain(|field, _| !matches!(field.as_str(), "username" | "uid" | "groups" | "extra"));
+    }
+    for (field, value) in call.user.to_value().as_object().into_iter().flatten() {
+        object["spec"][field] = value.clone();
     }
 }
 
@@ -256,7 +256,22 @@ pub(super) async fn put(
 ) -> Result<Entry, StoreError> {
     let heartbeat = resource.kind == "Lease" && key.contains("/kube-node-lease/");
     let durability = if heartbeat { Durability::Relaxed } else { Durability::Immediate };
-    api.store.put_with(key, value, expect, durability).await
+    let entry = api.store.put_with(key, value, expect, durability).await?;
+    settle(api, key, entry.mod_revision).await;
+    Ok(entry)
+}
+
+/// Removes from the store.
+pub(super) async fn remove(api: &Api, key: &str, expect: Expect) -> Result<Deleted, StoreError> {
+    let deleted = api.store.delete(key, expect).await?;
+    settle(api, key, deleted.revision).await;
+    Ok(deleted)
+}
+
+/// Who wrote a role or a quota must find it in force with the next request.
+async fn settle(api: &Api, key: &str, revision: Revision) {
+    api.authoriser.settle(key, revision).await;
+    api.followed.settle(key, revision).await;
 }
 
 /// The name an error is about.

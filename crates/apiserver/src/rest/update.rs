@@ -60,7 +60,7 @@ pub(super) fn patch_error(error: &PatchError) -> ApiError {
 }
 
 /// Reads, computes the new object, writes if nobody was faster; else all over again.
-pub(super) async fn change(
+pub(crate) async fn change(
     api: &Api,
     call: &Call,
     compute: impl Fn(&Value) -> Result<Value, ApiError>,
@@ -95,7 +95,7 @@ pub(super) async fn change(
         }
         let expect = Expect::Revision(entry.mod_revision);
         let written = if strategy::is_finished(resource, &new) {
-            api.store.delete(&call.key(), expect).await.map(|_| new)
+            strategy::remove(api, &call.key(), expect).await.map(|_| new)
         } else {
             strategy::put(api, resource, &call.key(), encode(resource, &new), expect)
                 .await
