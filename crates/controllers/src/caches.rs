@@ -1,8 +1,9 @@
 //! The caches all controllers share: one watch per kind, however many controllers read it.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -46,6 +47,19 @@ macro_rules! caches {
                 match kind {
                     $(stringify!($kind) => observe(&self.$field, value),)+
                     _ => {}
+                }
+            }
+
+            /// An object of a kind that has a cache, as JSON.
+            #[cfg(test)]
+            pub(crate) fn value(&self, kind: &str, key: &ObjectKey) -> Option<Value> {
+                match kind {
+                    $(stringify!($kind) => {
+                        let mut value = serde_json::to_value(&*self.$field.get_key(key)?).ok()?;
+                        value["kind"] = kind.into();
+                        Some(value)
+                    })+
+                    _ => None,
                 }
             }
 
@@ -108,6 +122,18 @@ caches! {
     deployments: Deployment,
     /// `ReplicaSet`.
     replica_sets: ReplicaSet,
+    /// `StatefulSet`.
+    stateful_sets: StatefulSet,
+    /// `DaemonSet`.
+    daemon_sets: DaemonSet,
+    /// `ControllerRevision`.
+    revisions: ControllerRevision,
+    /// `Job`.
+    jobs: Job,
+    /// `CronJob`.
+    cron_jobs: CronJob,
+    /// `PersistentVolumeClaim`.
+    claims: PersistentVolumeClaim,
     /// `Pod`.
     pods: Pod,
     /// `Node`.

@@ -12,23 +12,31 @@
 
 pub mod action;
 mod caches;
+mod claim;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod disruption_budget;
 mod driver;
 mod endpoint_slice;
 mod execute;
 mod garbage;
+mod job;
 mod load_balancer;
 mod namespace;
 mod node_lifecycle;
 mod object;
+mod placement;
 mod pod_gc;
 mod queue;
 mod replica_set;
+mod revisions;
 mod service_account;
 mod settings;
+mod stateful_set;
 #[cfg(test)]
 mod testing;
+mod ttl;
 
 use kube::Client;
 use tokio::task::JoinSet;
@@ -48,6 +56,11 @@ pub async fn run(client: Client, settings: Settings) {
     let mut starter = Starter { client, caches, clock, tasks };
     starter.start(deployment::Deployments);
     starter.start(replica_set::ReplicaSets);
+    starter.start(stateful_set::StatefulSets);
+    starter.start(daemon_set::DaemonSets);
+    starter.start(job::Jobs);
+    starter.start(cron_job::CronJobs);
+    starter.start(ttl::TtlAfterFinished);
     starter.start(endpoint_slice::EndpointSlices);
     starter.start(namespace::Namespaces);
     starter.start(service_account::ServiceAccounts);

@@ -1,6 +1,7 @@
 //! Words of Mainstay: the pure rules of the Kubernetes object model. No I/O, no async, no clock.
 
 pub mod convert;
+pub mod cron;
 pub mod defaults;
 pub mod meta;
 pub mod patch;

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
 use mainstay_informer::{Change, ObjectKey};
 use serde_json::json;
 
@@ -29,6 +29,7 @@ use crate::action::{Action, Attempt, Note, Now, Object, Plan, Target};
 use crate::caches::{Caches, LEASE_NAMESPACE};
 use crate::driver::{Clock, Controller, Wiring};
 use crate::object::{is_finished, is_ready, is_terminating, name, node_of, reference, time, uid};
+use crate::placement::tolerates;
 use crate::settings::HeartbeatSettings;
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -192,19 +193,6 @@ fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Stay {
         Some(Ok(left)) if !left.is_zero() => Stay::For(left),
         Some(_) => Stay::Over,
     }
-}
-
-/// Whether a toleration is for a taint; one without a key is for all, one without an effect for every effect.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    let is_same_value = || text(&toleration.value) == text(&taint.value);
-    let by_operator = match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => !key.is_empty() && is_same_value(),
-        Some(_) => false,
-    };
-    by_operator && (key.is_empty() || key == taint.key) && (effect.is_empty() || effect == taint.effect)
 }
 
 /// The controller of nodes.
