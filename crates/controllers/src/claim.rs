@@ -15,7 +15,7 @@ use mainstay_model::selector::LabelSelector;
 use serde_json::json;
 
 use crate::action::{Action, Plan, Target};
-use crate::object::{controller_of, controller_reference, is_terminating, namespace, selects, uid};
+use crate::object::{controller_of, controller_reference, is_terminating, name, namespace, selects, uid};
 
 /// The candidates that are the owner's, after adopting and releasing.
 pub(crate) fn claim<O: Kind, K: Kind>(
@@ -58,15 +58,17 @@ pub(crate) fn with_owners<K: Kind>(object: &K, owners: &[OwnerReference]) -> Act
     Action::Patch(Target::of(object), json!({"metadata": meta}))
 }
 
-/// Objects of the owner's namespace that it owns or could adopt.
+/// Objects of the owner's namespace that it owns or could adopt, by name.
 pub(crate) fn candidates<O: Kind, K: Kind>(cache: &Cache<K>, owner: &O, selector: &LabelSelector) -> Vec<Arc<K>> {
-    cache.filter(|object| {
+    let mut found = cache.filter(|object| {
         namespace(object) == namespace(owner)
             && match controller_of(object) {
                 Some(current) => current.uid == uid(owner),
                 None => selects(selector, object.meta().labels.as_ref()),
             }
-    })
+    });
+    found.sort_by(|a, b| name(&**a).cmp(name(&**b)));
+    found
 }
 
 /// Which owners an object's change concerns: its controller, or every owner that could adopt it.

@@ -94,7 +94,7 @@ fn follow(view: &View, status: &mut CronJobStatus, plan: &mut Plan) {
 
 /// Deletes ended Jobs beyond the limits, oldest first.
 fn trim(view: &View, plan: &mut Plan) {
-    let spec = view.cron.spec.clone().unwrap_or_default();
+    let spec = view.cron.spec.clone();
     let kept = [
         ("Complete", spec.successful_jobs_history_limit.unwrap_or(3)),
         ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
@@ -116,7 +116,7 @@ fn run_due(
     plan: &mut Plan,
 ) -> Result<(), (&'static str, String)> {
     let cron = view.cron.as_ref();
-    let spec = cron.spec.clone().unwrap_or_default();
+    let spec = cron.spec.clone();
     if spec.suspend.unwrap_or(false) {
         "it is suspended".clone_into(&mut plan.why);
         return Ok(());
@@ -208,7 +208,7 @@ fn latest(
 
 /// The Job of a time: its name is made of the minute, so that the same time cannot be started twice.
 fn job(cron: &CronJob, due: Timestamp, zone: &TimeZone) -> Job {
-    let template = cron.spec.as_ref().map(|spec| spec.job_template.clone()).unwrap_or_default();
+    let template = cron.spec.job_template.clone();
     let mut metadata = template.metadata.unwrap_or_default();
     metadata.name = Some(format!("{}-{}", name(cron), due.as_second() / 60));
     metadata.namespace = Some(namespace(cron).to_owned());
@@ -239,5 +239,13 @@ impl Controller for CronJobs {
         let Some(cron) = caches.cron_jobs.get_key(key) else { return Plan::nothing("it is gone") };
         let jobs = caches.jobs.filter(|job| namespace(job) == key.namespace && is_controlled_by(job, uid(&*cron)));
         reconcile(&View { cron, jobs }, attempt, now.wall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn conversations() {
+        crate::testing::golden::play("cron_job");
     }
 }

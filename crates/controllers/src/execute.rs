@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use http::{Method, Request};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use mainstay_model::meta;
 use mainstay_model::resource::{self, Resource};
@@ -142,6 +143,9 @@ impl Executor {
                 Ok(())
             }
             Ok(answer) => {
+                if creating {
+                    self.tell_owner(&answer);
+                }
                 self.caches.observe(&target.resource.kind, answer);
                 Ok(())
             }
@@ -191,6 +195,24 @@ impl Executor {
         match list["items"].as_array().map_or(0, Vec::len) {
             0 => Ok(()),
             count => Err(Stopped::Remaining { count, plural: &resource.plural, namespace: namespace.to_owned() }),
+        }
+    }
+
+    /// A pod that was made under a generated name shows at its owner: `kubectl describe` is where people look for it.
+    fn tell_owner(&self, answer: &Value) {
+        let owner = meta::controller_of(answer).filter(|_| answer["metadata"]["generateName"].is_string());
+        if let Some(owner) = owner.filter(|_| meta::kind(answer) == "Pod") {
+            let text = |field: &str| owner[field].as_str().map(str::to_owned);
+            let regarding = ObjectReference {
+                api_version: text("apiVersion"),
+                kind: text("kind"),
+                name: text("name"),
+                uid: text("uid"),
+                namespace: meta::namespace(answer).map(str::to_owned),
+                ..ObjectReference::default()
+            };
+            let message = format!("Created pod: {}", meta::name(answer));
+            self.note(&Note { regarding, warning: false, reason: "SuccessfulCreate", message });
         }
     }
 

@@ -24,7 +24,7 @@ use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
     controller_of, controller_reference, created, is_active, is_controlled_by, is_ready, is_terminating, name,
-    namespace, node_of, phase, pod_condition, reference, selector, selects, time, uid, until_available,
+    namespace, node_of, phase, pod_condition, reference, selector, time, uid, until_available,
 };
 
 /// Pods created or deleted in one go; the next look continues.

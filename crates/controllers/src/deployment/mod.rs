@@ -31,7 +31,7 @@ use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
     controller_of, controller_reference, created, is_finished, is_terminating, name, namespace, reference, selector,
-    selects, uid,
+    uid,
 };
 
 pub(crate) use rollout::number;

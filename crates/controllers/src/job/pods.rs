@@ -118,7 +118,8 @@ pub(super) fn ended_at(pod: &Pod) -> Timestamp {
 pub(super) fn backoff<'a>(job: &Job, pods: impl Iterator<Item = &'a Pod>, now: Timestamp) -> Duration {
     let mut ends: Vec<(Timestamp, End)> =
         pods.filter_map(|pod| Some((ended_at(pod), end_of(job, pod)?))).collect();
-    ends.sort_by_key(|(at, _)| *at);
+    // Of two ends in the same second the failure counts as the later.
+    ends.sort_by_key(|(at, end)| (*at, *end == End::Failed));
     let failures = ends.iter().rev().take_while(|(_, end)| *end == End::Failed).count();
     let Some((last, _)) = ends.last().filter(|_| failures > 0) else { return Duration::ZERO };
     let factor = 1 << (failures - 1).min(10);

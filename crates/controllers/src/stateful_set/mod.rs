@@ -340,8 +340,11 @@ impl Controller for StatefulSets {
         let fits = |pod: &Arc<Pod>| controller_of(&**pod).is_some() || identity::ordinal(&set, name(&**pod)).is_some();
         let pods = candidates(&caches.pods, &*set, &chosen).into_iter().filter(fits).collect();
         let revisions = candidates(&caches.revisions, &*set, &chosen);
-        let claims =
-            caches.claims.filter(|claim| namespace(claim) == key.namespace && identity::is_claim_of(&set, name(claim)));
+        let own = |claim: &PersistentVolumeClaim| {
+            namespace(claim) == key.namespace && identity::is_claim_of(&set, name(claim))
+        };
+        let mut claims = caches.claims.filter(own);
+        claims.sort_by(|a, b| name(&**a).cmp(name(&**b)));
         reconcile(&View { set, pods, revisions, claims }, attempt, now.wall)
     }
 }

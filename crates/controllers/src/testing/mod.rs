@@ -1,6 +1,9 @@
 //! A cluster in memory for tests: the caches as the API server, plans carried out at once, an agent that makes pods ready.
 #![allow(clippy::unwrap_used)]
 
+pub(crate) mod golden;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,10 +53,13 @@ impl World {
 
     /// Applies a manifest: the spec is replaced, the status stays.
     pub(crate) fn apply(&mut self, mut manifest: Value) {
-        manifest["metadata"]["namespace"] = json!("shop");
         let resource = mainstay_model::resource::known(manifest["kind"].as_str().unwrap());
+        let namespace = if resource.namespaced { "shop" } else { "" };
+        if resource.namespaced {
+            manifest["metadata"]["namespace"] = json!(namespace);
+        }
         let name = manifest["metadata"]["name"].as_str().unwrap().to_owned();
-        let target = Target { resource, key: ObjectKey::new("shop", name), uid: None };
+        let target = Target { resource, key: ObjectKey::new(namespace, name), uid: None };
         let old = self.get(&target);
         if let Some(status) = old.as_ref().map(|old| old["status"].clone()) {
             manifest["status"] = status;
@@ -67,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn get(&self, target: &Target) -> Option<Value> {
-        self.caches.value(target.resource.kind, &target.key)
+        self.caches.value(&target.resource.kind, &target.key)
     }
 
     /// Writes an object as the API server would.
@@ -117,7 +123,7 @@ impl World {
                 let meta = &value["metadata"];
                 let held = meta["finalizers"].as_array().is_some_and(|all| !all.is_empty());
                 if !meta["deletionTimestamp"].is_null() && meta["deletionGracePeriodSeconds"] == 0 && !held {
-                    self.caches.observe_deleted(target.resource.kind, &target.key);
+                    self.caches.observe_deleted(&target.resource.kind, &target.key);
                     return Ok(());
                 }
                 if old["spec"] != value["spec"] {
@@ -220,21 +226,6 @@ impl World {
         };
         let all: Vec<_> = self.pods().iter().map(one).collect();
         if all.is_empty() { "no pods".to_owned() } else { all.join(", ") }
-    }
-
-    /// Looks until there is nothing left to do; what was done, one line each.
-    pub(crate) fn settle<C: Controller>(&mut self, controller: &C, key: &C::Key) -> Vec<String> {
-        let mut done = Vec::new();
-        let mut attempt = Attempt::default();
-        for _ in 0..50 {
-            let plan = self.look(controller, key, &mut attempt);
-            if plan.actions.is_empty() {
-                return done;
-            }
-            let told = plan.actions.iter().filter(|action| !matches!(action, Action::Note(_)));
-            done.extend(told.map(ToString::to_string));
-        }
-        panic!("{key} does not come to rest: {done:#?}");
     }
 }
 
