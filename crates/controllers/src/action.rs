@@ -124,6 +124,10 @@ pub enum Action {
     Replace(Object),
     /// PUT of `status`, guarded in the same way.
     ReplaceStatus(Object),
+    /// PUT of `approval` of a certificate request.
+    Approve(Object),
+    /// PATCH of the `scale` of any object that has one, guarded by nothing: the last one rules.
+    Scale(Target, i32),
     /// Merge patch of metadata or spec; guarded by what `metadata` in the patch says.
     Patch(Target, Value),
     /// DELETE, guarded by the target's uid.
@@ -160,6 +164,8 @@ impl fmt::Display for Action {
             Self::Create(object) => write!(f, "create {}", object.target),
             Self::Replace(object) => write!(f, "replace {}", object.target),
             Self::ReplaceStatus(object) => write!(f, "status {}", object.target),
+            Self::Approve(object) => write!(f, "approve {}", object.target),
+            Self::Scale(target, replicas) => write!(f, "scale {target} to {replicas}"),
             Self::Patch(target, patch) => write!(f, "patch {target} {patch}"),
             Self::Delete { target, grace_seconds: Some(0), .. } => write!(f, "delete {target} now"),
             Self::Delete { target, propagation: Propagation::Foreground, .. } => {

@@ -95,6 +95,13 @@ impl Executor {
             }
             Action::Replace(object) => self.put(object, None, action).await,
             Action::ReplaceStatus(object) => self.put(object, Some("status"), action).await,
+            Action::Approve(object) => self.put(object, Some("approval"), action).await,
+            Action::Scale(target, replicas) => {
+                let patch = json!({"spec": {"replicas": replicas}});
+                let path = target.path(Some("scale"));
+                let sent = self.send(Method::PATCH, &path, "application/merge-patch+json", Some(&patch)).await;
+                sent.map(drop).map_err(|error| stopped(action, error))
+            }
             Action::Finalize(object) => self.put(object, Some("finalize"), action).await,
             Action::Patch(target, patch) => {
                 let path = target.path(None);

@@ -12,7 +12,9 @@
 
 pub mod action;
 mod caches;
+mod certificate;
 mod claim;
+mod cluster_role;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -26,14 +28,18 @@ mod load_balancer;
 mod namespace;
 mod node_lifecycle;
 mod object;
+mod others;
 mod placement;
 mod pod_gc;
 mod queue;
 mod replica_set;
+mod resource_quota;
 mod revisions;
+mod root_ca;
 mod service_account;
 mod settings;
 mod stateful_set;
+mod storage;
 #[cfg(test)]
 mod testing;
 mod ttl;
@@ -41,7 +47,7 @@ mod ttl;
 use kube::Client;
 use tokio::task::JoinSet;
 
-pub use settings::{HeartbeatSettings, Settings};
+pub use settings::{HeartbeatSettings, Settings, Signer};
 
 use crate::caches::Caches;
 use crate::driver::{Clock, Controller, drive};
@@ -64,6 +70,22 @@ pub async fn run(client: Client, settings: Settings) {
     starter.start(endpoint_slice::EndpointSlices);
     starter.start(namespace::Namespaces);
     starter.start(service_account::ServiceAccounts);
+    if let Some(certificate) = settings.root_ca {
+        starter.start(root_ca::RootCa { certificate: certificate.into() });
+    }
+    if let Some(signer) = settings.signer {
+        starter.start(certificate::Certificates { signer });
+    }
+    if settings.volumes.is_some() {
+        starter.start(storage::class::Classes::default());
+    }
+    starter.start(storage::claim::Claims::new(settings.volumes));
+    starter.start(storage::volume::Volumes);
+    starter.start(storage::protection::ClaimProtection);
+    starter.start(storage::protection::VolumeProtection);
+    starter.start(storage::class::EphemeralVolumes);
+    starter.start(cluster_role::ClusterRoles);
+    starter.start(resource_quota::ResourceQuotas);
     starter.start(garbage::Garbage::default());
     starter.start(node_lifecycle::NodeLifecycle::new(settings.heartbeat, clock));
     starter.start(pod_gc::PodGc::default());

@@ -154,6 +154,9 @@ impl Player {
             "DaemonSet" => world.look(&crate::daemon_set::DaemonSets, &key, attempt),
             "Job" => world.look(&Jobs, &key, attempt),
             "CronJob" => world.look(&crate::cron_job::CronJobs, &key, attempt),
+            "Claim" => world.look(&crate::storage::claim::Claims::new(Some("/volumes".into())), &key, attempt),
+            "Volume" => world.look(&crate::storage::volume::Volumes, &ObjectKey::new("", name), attempt),
+            "Protect" => world.look(&crate::storage::protection::ClaimProtection, &key, attempt),
             "Ttl" => world.look(&crate::ttl::TtlAfterFinished, &key, attempt),
             other => panic!("no controller of {other}"),
         };
@@ -166,7 +169,8 @@ impl Player {
         }
         let again = plan.requeue_after.map_or_else(String::new, |after| format!("; again in {after:?}"));
         writeln!(said, "({}{again})", plan.why).unwrap();
-        (said, plan.actions.is_empty() || attempt.error.is_some())
+        let idle = plan.actions.iter().all(|action| matches!(action, Action::Note(_)));
+        (said, idle || attempt.error.is_some())
     }
 }
 

@@ -147,6 +147,12 @@ impl World {
                     None => {}
                 }
             }
+            Action::ExpectGone(target) => {
+                let uid = self.get(target).and_then(|found| found["metadata"]["uid"].as_str().map(str::to_owned));
+                if uid.is_some() && uid == target.uid {
+                    return Err(format!("{target} is there"));
+                }
+            }
             Action::Note(_) => {}
             other => panic!("not in this world: {other}"),
         }
