@@ -11,6 +11,7 @@
 //! Deliberately absent: leader election (one server runs the controllers), informer indices.
 
 pub mod action;
+mod autoscaler;
 mod caches;
 mod certificate;
 mod claim;
@@ -84,6 +85,7 @@ pub async fn run(client: Client, settings: Settings) {
     starter.start(storage::protection::ClaimProtection);
     starter.start(storage::protection::VolumeProtection);
     starter.start(storage::class::EphemeralVolumes);
+    starter.start(autoscaler::Autoscalers::default());
     starter.start(cluster_role::ClusterRoles);
     starter.start(resource_quota::ResourceQuotas);
     starter.start(garbage::Garbage::default());
