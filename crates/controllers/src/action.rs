@@ -145,6 +145,8 @@ pub enum Action {
     ExpectNone(&'static Resource, String),
     /// The rest is done only if the API server, too, says that this object (of this uid) does not exist.
     ExpectGone(Target),
+    /// The rest is done only if the API server, too, has the object at this revision.
+    ExpectSame(Target, String),
     /// PUT of a namespace's `finalize`.
     Finalize(Object),
     /// An Event; it is never a reason for failure.
@@ -175,6 +177,7 @@ impl fmt::Display for Action {
             Self::DeleteAll(resource, namespace) => write!(f, "delete all {} in {namespace}", resource.plural),
             Self::ExpectNone(resource, namespace) => write!(f, "expect no {} in {namespace}", resource.plural),
             Self::ExpectGone(target) => write!(f, "expect gone {target}"),
+            Self::ExpectSame(target, _) => write!(f, "expect same {target}"),
             Self::Finalize(object) => write!(f, "finalize {}", object.target),
             Self::Note(note) => write!(f, "note {}: {}", note.reason, note.message),
         }

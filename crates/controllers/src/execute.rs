@@ -121,6 +121,11 @@ impl Executor {
             Action::DeleteAll(resource, namespace) => self.delete_all(resource, namespace, action).await,
             Action::ExpectNone(resource, namespace) => self.expect_none(resource, namespace, action).await,
             Action::ExpectGone(target) => self.expect_gone(target, action).await,
+            Action::ExpectSame(target, revision) => {
+                let found = self.refresh(target, action).await?;
+                let same = found.is_some_and(|object| meta::resource_version(&object) == revision);
+                if same { Ok(()) } else { Err(Stopped::Conflict(target.clone())) }
+            }
             Action::Note(note) => {
                 self.note(note);
                 Ok(())

@@ -161,6 +161,15 @@ impl Controller for ResourceQuotas {
     fn wire(&self, wiring: &mut Wiring<ObjectKey>) {
         let caches = wiring.caches.clone();
         wiring.on(&caches.quotas, |change, _| vec![change.key.clone()]);
+        let (mut heard, inbox, all) = (caches.others.listen(), wiring.inbox.clone(), caches.clone());
+        wiring.tasks.spawn(async move {
+            while let Some(changed) = heard.recv().await {
+                if changed.before.is_none() || changed.after.is_none() {
+                    let own = all.quotas.filter(|quota| namespace(quota) == changed.key.namespace);
+                    inbox.add(own.iter().map(|quota| ObjectKey::of(&**quota)));
+                }
+            }
+        });
         caches.on_every(wiring, |change, caches| {
             let ends = change.before.is_none() || change.after.is_none();
             let pod = change.kind == "Pod";

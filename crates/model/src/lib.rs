@@ -3,6 +3,7 @@
 pub mod convert;
 pub mod cron;
 pub mod defaults;
+pub mod fencing;
 pub mod meta;
 pub mod patch;
 pub mod quantity;

@@ -153,6 +153,12 @@ impl World {
                     return Err(format!("{target} is there"));
                 }
             }
+            Action::ExpectSame(target, revision) => {
+                let found = self.get(target).unwrap_or_default();
+                if found["metadata"]["resourceVersion"] != revision.as_str() {
+                    return Err(format!("{target} has changed"));
+                }
+            }
             Action::Note(_) => {}
             other => panic!("not in this world: {other}"),
         }
