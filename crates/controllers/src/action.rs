@@ -124,6 +124,10 @@ pub enum Action {
     Replace(Object),
     /// PUT of `status`, guarded in the same way.
     ReplaceStatus(Object),
+    /// PUT of `approval` of a certificate request.
+    Approve(Object),
+    /// PATCH of the `scale` of any object that has one, guarded by nothing: the last one rules.
+    Scale(Target, i32),
     /// Merge patch of metadata or spec; guarded by what `metadata` in the patch says.
     Patch(Target, Value),
     /// DELETE, guarded by the target's uid.
@@ -141,6 +145,8 @@ pub enum Action {
     ExpectNone(&'static Resource, String),
     /// The rest is done only if the API server, too, says that this object (of this uid) does not exist.
     ExpectGone(Target),
+    /// The rest is done only if the API server, too, has the object at this revision.
+    ExpectSame(Target, String),
     /// PUT of a namespace's `finalize`.
     Finalize(Object),
     /// An Event; it is never a reason for failure.
@@ -160,6 +166,8 @@ impl fmt::Display for Action {
             Self::Create(object) => write!(f, "create {}", object.target),
             Self::Replace(object) => write!(f, "replace {}", object.target),
             Self::ReplaceStatus(object) => write!(f, "status {}", object.target),
+            Self::Approve(object) => write!(f, "approve {}", object.target),
+            Self::Scale(target, replicas) => write!(f, "scale {target} to {replicas}"),
             Self::Patch(target, patch) => write!(f, "patch {target} {patch}"),
             Self::Delete { target, grace_seconds: Some(0), .. } => write!(f, "delete {target} now"),
             Self::Delete { target, propagation: Propagation::Foreground, .. } => {
@@ -169,6 +177,7 @@ impl fmt::Display for Action {
             Self::DeleteAll(resource, namespace) => write!(f, "delete all {} in {namespace}", resource.plural),
             Self::ExpectNone(resource, namespace) => write!(f, "expect no {} in {namespace}", resource.plural),
             Self::ExpectGone(target) => write!(f, "expect gone {target}"),
+            Self::ExpectSame(target, _) => write!(f, "expect same {target}"),
             Self::Finalize(object) => write!(f, "finalize {}", object.target),
             Self::Note(note) => write!(f, "note {}: {}", note.reason, note.message),
         }

@@ -1,28 +1,44 @@
 //! The caches all controllers share: one watch per kind, however many controllers read it.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Client;
 use mainstay_informer::{Cache, Kind, ObjectKey, Scope};
+use mainstay_model::meta;
+use mainstay_model::resource::{self, Resource};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::action::Target;
 use crate::driver::{Key, Wiring};
+use crate::others::Others;
 
 /// The namespace of the nodes' heartbeats.
 pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The ConfigMap of every namespace by which pods know the API server.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+/// Kinds of which only some objects are cached.
+const PARTIAL: &[&str] = &["ConfigMap", "Lease"];
 
 macro_rules! caches {
-    ($($(#[$doc:meta])* $field:ident: $kind:ident $(in $namespace:expr)?),+ $(,)?) => {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident $(in $namespace:expr)? $(; only $fields:expr)?),+ $(,)?) => {
         /// One cache per kind that a controller reads.
         #[derive(Clone, Default)]
         pub(crate) struct Caches {
             $($(#[$doc])* pub(crate) $field: Cache<$kind>,)+
+            /// Metadata of all other kinds.
+            pub(crate) others: Others,
         }
 
         impl Caches {
@@ -32,8 +48,10 @@ macro_rules! caches {
                     #[allow(unused_mut)]
                     let mut scope = Scope::default();
                     $(scope.namespace = Some($namespace.to_owned());)?
+                    $(scope.fields = Some($fields);)?
                     tasks.spawn(self.$field.clone().run(client.clone(), scope));
                 })+
+                tasks.spawn(self.others.clone().run(client.clone()));
             }
 
             /// Waits until every cache has been filled once.
@@ -43,9 +61,25 @@ macro_rules! caches {
 
             /// Takes in an object as the API server answered it; kinds without a cache are passed over.
             pub(crate) fn observe(&self, kind: &str, value: Value) {
+                if kind == "ConfigMap" && meta::name(&value) != ROOT_CA {
+                    return;
+                }
                 match kind {
                     $(stringify!($kind) => observe(&self.$field, value),)+
                     _ => {}
+                }
+            }
+
+            /// An object of a kind that has a cache, as JSON.
+            #[cfg(test)]
+            pub(crate) fn value(&self, kind: &str, key: &ObjectKey) -> Option<Value> {
+                match kind {
+                    $(stringify!($kind) => {
+                        let mut value = serde_json::to_value(&*self.$field.get_key(key)?).ok()?;
+                        value["kind"] = kind.into();
+                        Some(value)
+                    })+
+                    _ => None,
                 }
             }
 
@@ -70,25 +104,38 @@ macro_rules! caches {
                 all
             }
 
-            /// Whether objects of a kind are held here.
+            /// Whether all objects of a kind are held here.
             pub(crate) fn is_cached(kind: &str) -> bool {
-                [$(stringify!($kind)),+].contains(&kind)
+                [$(stringify!($kind)),+].contains(&kind) && !PARTIAL.contains(&kind)
             }
 
-            /// Wakes `wiring`'s keys on every change of every kind but the nodes' heartbeats.
+            /// Objects of a kind in a namespace; `None` while that is not known.
+            pub(crate) fn count(&self, resource: &Resource, namespace: &str) -> Option<usize> {
+                if !Self::is_cached(&resource.kind) || resource::known(&resource.kind).group != resource.group {
+                    return self.others.count(resource, namespace);
+                }
+                match resource.kind.as_str() {
+                    $(stringify!($kind) => Some(
+                        self.$field.filter(|object| object.metadata.namespace.as_deref() == Some(namespace)).len(),
+                    ),)+
+                    _ => None,
+                }
+            }
+
+            /// Wakes `wiring`'s keys on every change of every kind that is held whole.
             pub(crate) fn on_every<Q: Key>(
                 &self,
                 wiring: &mut Wiring<Q>,
-                map: impl Fn(MetaChange<'_>) -> Vec<Q> + Clone + Send + 'static,
+                map: impl Fn(MetaChange<'_>, &Caches) -> Vec<Q> + Clone + Send + 'static,
             ) {
-                $(if stringify!($kind) != "Lease" {
+                $(if !PARTIAL.contains(&stringify!($kind)) {
                     let map = map.clone();
-                    wiring.on(&self.$field, move |change, _| map(MetaChange {
+                    wiring.on(&self.$field, move |change, caches| map(MetaChange {
                         kind: stringify!($kind),
                         key: &change.key,
                         before: change.before.as_ref().map(|object| &object.metadata),
                         after: change.after.as_ref().map(|object| &object.metadata),
-                    }));
+                    }, caches));
                 })+
             }
 
@@ -108,6 +155,32 @@ caches! {
     deployments: Deployment,
     /// `ReplicaSet`.
     replica_sets: ReplicaSet,
+    /// `StatefulSet`.
+    stateful_sets: StatefulSet,
+    /// `DaemonSet`.
+    daemon_sets: DaemonSet,
+    /// `ControllerRevision`.
+    revisions: ControllerRevision,
+    /// `Job`.
+    jobs: Job,
+    /// `CronJob`.
+    cron_jobs: CronJob,
+    /// `PersistentVolumeClaim`.
+    claims: PersistentVolumeClaim,
+    /// `PersistentVolume`.
+    volumes: PersistentVolume,
+    /// `StorageClass`.
+    storage_classes: StorageClass,
+    /// `ResourceQuota`.
+    quotas: ResourceQuota,
+    /// `HorizontalPodAutoscaler`.
+    autoscalers: HorizontalPodAutoscaler,
+    /// `ClusterRole`.
+    cluster_roles: ClusterRole,
+    /// `CertificateSigningRequest`.
+    signing_requests: CertificateSigningRequest,
+    /// The ConfigMaps named [`ROOT_CA`].
+    root_cas: ConfigMap; only format!("metadata.name={ROOT_CA}"),
     /// `Pod`.
     pods: Pod,
     /// `Node`.

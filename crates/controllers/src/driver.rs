@@ -88,6 +88,8 @@ impl<K: Key> Inbox<K> {
 
 /// Connects changes in the caches with a controller's queue.
 pub(crate) struct Wiring<K> {
+    /// For controllers that have to ask for what no cache holds.
+    pub(crate) client: Client,
     pub(crate) caches: Caches,
     pub(crate) inbox: Arc<Inbox<K>>,
     pub(crate) tasks: JoinSet<()>,
@@ -112,9 +114,9 @@ impl<Q: Key> Wiring<Q> {
 
 /// Runs one controller for ever.
 pub(crate) async fn drive<C: Controller>(controller: C, client: Client, caches: Caches, clock: Clock) {
-    let executor = Executor::new(client, caches.clone(), C::NAME);
+    let executor = Executor::new(client.clone(), caches.clone(), C::NAME);
     let inbox = Inbox::new();
-    let mut wiring = Wiring { caches: caches.clone(), inbox: inbox.clone(), tasks: JoinSet::new() };
+    let mut wiring = Wiring { client, caches: caches.clone(), inbox: inbox.clone(), tasks: JoinSet::new() };
     controller.wire(&mut wiring);
     let (worker, mut feeders) = (Arc::new(Worker { controller, caches, executor, clock }), wiring.tasks);
     let mut attempts = std::collections::HashMap::<C::Key, Attempt>::new();

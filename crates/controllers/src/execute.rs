@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use http::{Method, Request};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use mainstay_model::meta;
 use mainstay_model::resource::{self, Resource};
@@ -94,6 +95,13 @@ impl Executor {
             }
             Action::Replace(object) => self.put(object, None, action).await,
             Action::ReplaceStatus(object) => self.put(object, Some("status"), action).await,
+            Action::Approve(object) => self.put(object, Some("approval"), action).await,
+            Action::Scale(target, replicas) => {
+                let patch = json!({"spec": {"replicas": replicas}});
+                let path = target.path(Some("scale"));
+                let sent = self.send(Method::PATCH, &path, "application/merge-patch+json", Some(&patch)).await;
+                sent.map(drop).map_err(|error| stopped(action, error))
+            }
             Action::Finalize(object) => self.put(object, Some("finalize"), action).await,
             Action::Patch(target, patch) => {
                 let path = target.path(None);
@@ -113,6 +121,11 @@ impl Executor {
             Action::DeleteAll(resource, namespace) => self.delete_all(resource, namespace, action).await,
             Action::ExpectNone(resource, namespace) => self.expect_none(resource, namespace, action).await,
             Action::ExpectGone(target) => self.expect_gone(target, action).await,
+            Action::ExpectSame(target, revision) => {
+                let found = self.refresh(target, action).await?;
+                let same = found.is_some_and(|object| meta::resource_version(&object) == revision);
+                if same { Ok(()) } else { Err(Stopped::Conflict(target.clone())) }
+            }
             Action::Note(note) => {
                 self.note(note);
                 Ok(())
@@ -142,6 +155,9 @@ impl Executor {
                 Ok(())
             }
             Ok(answer) => {
+                if creating {
+                    self.tell_owner(&answer);
+                }
                 self.caches.observe(&target.resource.kind, answer);
                 Ok(())
             }
@@ -191,6 +207,24 @@ impl Executor {
         match list["items"].as_array().map_or(0, Vec::len) {
             0 => Ok(()),
             count => Err(Stopped::Remaining { count, plural: &resource.plural, namespace: namespace.to_owned() }),
+        }
+    }
+
+    /// A pod that was made under a generated name shows at its owner: `kubectl describe` is where people look for it.
+    fn tell_owner(&self, answer: &Value) {
+        let owner = meta::controller_of(answer).filter(|_| answer["metadata"]["generateName"].is_string());
+        if let Some(owner) = owner.filter(|_| meta::kind(answer) == "Pod") {
+            let text = |field: &str| owner[field].as_str().map(str::to_owned);
+            let regarding = ObjectReference {
+                api_version: text("apiVersion"),
+                kind: text("kind"),
+                name: text("name"),
+                uid: text("uid"),
+                namespace: meta::namespace(answer).map(str::to_owned),
+                ..ObjectReference::default()
+            };
+            let message = format!("Created pod: {}", meta::name(answer));
+            self.note(&Note { regarding, warning: false, reason: "SuccessfulCreate", message });
         }
     }
 

@@ -8,7 +8,7 @@
 //! Guarantees: before anything is deleted for want of an owner, the API server is asked whether the owner is really gone; the
 //! caches of two kinds may be of different age.
 //!
-//! Deliberately absent: kinds without a cache (ConfigMap, Secret, Event, custom resources) are not collected.
+//! Deliberately absent: Events and Leases are not collected; an owner of a kind that is not served is taken to exist.
 //!
 //! Source: <https://kubernetes.io/docs/concepts/architecture/garbage-collection/>.
 
@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::action::{Action, Attempt, Now, Plan, Propagation, Target};
 use crate::caches::{Caches, Dependent, MetaChange};
 use crate::driver::{Controller, Wiring};
+use crate::others::KindName;
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -31,8 +32,21 @@ const ORPHAN: &str = "orphan";
 /// An object of any kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Item {
-    pub(crate) kind: &'static str,
+    pub(crate) kind: KindName,
     pub(crate) key: ObjectKey,
+}
+
+impl Item {
+    fn meta(&self, caches: &Caches) -> Option<ObjectMeta> {
+        if Caches::is_cached(self.kind) {
+            return caches.meta(self.kind, &self.key);
+        }
+        caches.others.meta(self.kind, &self.key).map(|meta| ObjectMeta::clone(&meta))
+    }
+
+    fn resource(&self, caches: &Caches) -> Option<&'static Resource> {
+        if Caches::is_cached(self.kind) { Some(resource::known(self.kind)) } else { caches.others.resource(self.kind) }
+    }
 }
 
 impl fmt::Display for Item {
@@ -45,7 +59,7 @@ impl fmt::Display for Item {
 pub(crate) struct View {
     pub(crate) target: Target,
     pub(crate) meta: ObjectMeta,
-    /// Owners that are in no cache though their kind has one; `None` for the kind's row when it is not served.
+    /// Owners that are not there though all objects of their kind are known.
     pub(crate) missing: Vec<(OwnerReference, Target)>,
     /// Only looked up while the object is being deleted.
     pub(crate) dependents: Vec<Dependent>,
@@ -146,19 +160,35 @@ impl Controller for Garbage {
     fn wire(&self, wiring: &mut Wiring<Item>) {
         let (caches, index) = (wiring.caches.clone(), self.dependants.clone());
         let held = caches.clone();
-        caches.on_every(wiring, move |change| {
+        let mut heard = caches.others.listen();
+        let (inbox, shared, all) = (wiring.inbox.clone(), index.clone(), held.clone());
+        wiring.tasks.spawn(async move {
+            while let Some(changed) = heard.recv().await {
+                let change = MetaChange {
+                    kind: changed.kind,
+                    key: &changed.key,
+                    before: changed.before.as_deref(),
+                    after: changed.after.as_deref(),
+                };
+                let items = concerned(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), &all, &change);
+                inbox.add(items);
+            }
+        });
+        caches.on_every(wiring, move |change, _| {
             let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
             concerned(&mut index, &held, &change)
         });
     }
 
     fn plan(&self, caches: &Caches, item: &Item, _: &Attempt, _: Now) -> Plan {
-        let Some(meta) = caches.meta(item.kind, &item.key) else { return Plan::nothing("it is gone") };
-        let target = Target { resource: resource::known(item.kind), key: item.key.clone(), uid: meta.uid.clone() };
+        let (Some(meta), Some(resource)) = (item.meta(caches), item.resource(caches)) else {
+            return Plan::nothing("it is gone");
+        };
+        let target = Target { resource, key: item.key.clone(), uid: meta.uid.clone() };
         let missing = meta.owner_references.iter().flatten();
         let missing = missing.filter_map(|owner| Some((owner.clone(), missing_owner(caches, item, owner)?))).collect();
         let dependents = match (&meta.deletion_timestamp, &meta.uid) {
-            (Some(_), Some(uid)) => caches.dependents(uid),
+            (Some(_), Some(uid)) => dependents(caches, uid),
             _ => Vec::new(),
         };
         reconcile(&View { target, meta, missing, dependents })
@@ -188,9 +218,8 @@ fn concerned(index: &mut Dependants, caches: &Caches, change: &MetaChange<'_>) -
         items.extend(index.get(uid).into_iter().flatten().cloned());
         // Who waits for its dependants to go is looked at when one has gone.
         items.extend(before.iter().filter_map(|owner| {
-            let (kind, key) = owner_key(&item, owner)?;
-            let waits = caches.meta(kind, &key)?.deletion_timestamp.is_some();
-            waits.then_some(Item { kind, key })
+            let owner = owner_item(caches, &item, owner)?;
+            owner.meta(caches)?.deletion_timestamp.is_some().then_some(owner)
         }));
     }
     let deleting = change.after.is_some_and(|meta| meta.deletion_timestamp.is_some());
@@ -200,18 +229,33 @@ fn concerned(index: &mut Dependants, caches: &Caches, change: &MetaChange<'_>) -
     items
 }
 
-/// Kind and key an owner reference points to, when that kind is cached.
-fn owner_key(item: &Item, owner: &OwnerReference) -> Option<(&'static str, ObjectKey)> {
-    let resource = resource::find_kind(&owner.api_version, &owner.kind).filter(|r| Caches::is_cached(&r.kind))?;
-    // Leases are only cached in one namespace.
-    let resource = Some(resource).filter(|resource| resource.kind != "Lease")?;
-    let namespace = if resource.namespaced { item.key.namespace.as_str() } else { "" };
-    Some((resource.kind.as_str(), ObjectKey::new(namespace, &owner.name)))
+/// Every object that names `uid` as an owner.
+fn dependents(caches: &Caches, uid: &str) -> Vec<Dependent> {
+    let mut all = caches.dependents(uid);
+    all.extend(caches.others.dependents(uid).into_iter().map(|(resource, key, meta)| {
+        let mut owners = meta.owner_references.iter().flatten();
+        let blocks = owners.any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
+        let target = Target { resource, key, uid: meta.uid.clone() };
+        Dependent { target, meta: ObjectMeta::clone(&meta), blocks }
+    }));
+    all
 }
 
-/// The owner, if its kind is cached and it is not in the cache.
+/// The object an owner reference points to, when all objects of its kind are known.
+fn owner_item(caches: &Caches, item: &Item, owner: &OwnerReference) -> Option<Item> {
+    let built_in = resource::find_kind(&owner.api_version, &owner.kind).filter(|row| Caches::is_cached(&row.kind));
+    let (kind, resource): (KindName, &Resource) = match built_in {
+        Some(row) => (row.kind.as_str(), row),
+        None => caches.others.find(&owner.api_version, &owner.kind)?,
+    };
+    let namespace = if resource.namespaced { item.key.namespace.as_str() } else { "" };
+    Some(Item { kind, key: ObjectKey::new(namespace, &owner.name) })
+}
+
+/// The owner, if its kind is known and it is not there.
 fn missing_owner(caches: &Caches, item: &Item, owner: &OwnerReference) -> Option<Target> {
-    let (kind, key) = owner_key(item, owner)?;
-    let found = caches.meta(kind, &key).is_some_and(|meta| meta.uid.as_deref() == Some(owner.uid.as_str()));
-    (!found).then(|| Target { resource: resource::known(kind), key, uid: Some(owner.uid.clone()) })
+    let wanted = owner_item(caches, item, owner)?;
+    let resource = wanted.resource(caches)?;
+    let found = wanted.meta(caches).is_some_and(|meta| meta.uid.as_deref() == Some(owner.uid.as_str()));
+    (!found).then(|| Target { resource, key: wanted.key, uid: Some(owner.uid.clone()) })
 }

@@ -11,29 +11,44 @@
 //! Deliberately absent: leader election (one server runs the controllers), informer indices.
 
 pub mod action;
+mod autoscaler;
 mod caches;
+mod certificate;
+mod claim;
+mod cluster_role;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod disruption_budget;
 mod driver;
 mod endpoint_slice;
 mod execute;
 mod garbage;
+mod job;
 mod load_balancer;
 mod namespace;
 mod node_lifecycle;
 mod object;
+mod others;
+mod placement;
 mod pod_gc;
 mod queue;
 mod replica_set;
+mod resource_quota;
+mod revisions;
+mod root_ca;
 mod service_account;
 mod settings;
+mod stateful_set;
+mod storage;
 #[cfg(test)]
 mod testing;
+mod ttl;
 
 use kube::Client;
 use tokio::task::JoinSet;
 
-pub use settings::{HeartbeatSettings, Settings};
+pub use settings::{HeartbeatSettings, Settings, Signer};
 
 use crate::caches::Caches;
 use crate::driver::{Clock, Controller, drive};
@@ -48,9 +63,31 @@ pub async fn run(client: Client, settings: Settings) {
     let mut starter = Starter { client, caches, clock, tasks };
     starter.start(deployment::Deployments);
     starter.start(replica_set::ReplicaSets);
+    starter.start(stateful_set::StatefulSets);
+    starter.start(daemon_set::DaemonSets);
+    starter.start(job::Jobs);
+    starter.start(cron_job::CronJobs);
+    starter.start(ttl::TtlAfterFinished);
     starter.start(endpoint_slice::EndpointSlices);
     starter.start(namespace::Namespaces);
     starter.start(service_account::ServiceAccounts);
+    if let Some(certificate) = settings.root_ca {
+        starter.start(root_ca::RootCa { certificate: certificate.into() });
+    }
+    if let Some(signer) = settings.signer {
+        starter.start(certificate::Certificates { signer });
+    }
+    if settings.volumes.is_some() {
+        starter.start(storage::class::Classes::default());
+    }
+    starter.start(storage::claim::Claims::new(settings.volumes));
+    starter.start(storage::volume::Volumes);
+    starter.start(storage::protection::ClaimProtection);
+    starter.start(storage::protection::VolumeProtection);
+    starter.start(storage::class::EphemeralVolumes);
+    starter.start(autoscaler::Autoscalers::default());
+    starter.start(cluster_role::ClusterRoles);
+    starter.start(resource_quota::ResourceQuotas);
     starter.start(garbage::Garbage::default());
     starter.start(node_lifecycle::NodeLifecycle::new(settings.heartbeat, clock));
     starter.start(pod_gc::PodGc::default());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
 use mainstay_informer::ObjectKey;
-use mainstay_model::resource::BUILT_IN;
+use mainstay_model::resource::{self, BUILT_IN, Resource};
 
 use crate::action::{Action, Attempt, Now, Object, Plan};
 use crate::caches::Caches;
@@ -17,13 +17,17 @@ use crate::driver::{Controller, Wiring};
 use crate::object::{is_terminating, name};
 
 /// Decides about one namespace.
-pub(crate) fn reconcile(namespace: &Arc<Namespace>) -> Plan {
+///
+/// `custom` are the rows of custom kinds that live in namespaces.
+pub(crate) fn reconcile(namespace: &Arc<Namespace>, custom: &[&'static Resource]) -> Plan {
     let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_deref()).unwrap_or_default();
     if !is_terminating(&**namespace) || finalizers.is_empty() {
         return Plan::nothing("it is in use");
     }
     let mut plan = Plan::nothing("it is being deleted");
-    let kinds = || BUILT_IN.iter().filter(|resource| resource.namespaced && resource.has_verb("deletecollection"));
+    let built_in =
+        || BUILT_IN.iter().map(|row| &**row).filter(|row| row.namespaced && row.has_verb("deletecollection"));
+    let kinds = || built_in().chain(custom.iter().copied());
     plan.actions.extend(kinds().map(|resource| Action::DeleteAll(resource, name(&**namespace).to_owned())));
     plan.actions.extend(kinds().map(|resource| Action::ExpectNone(resource, name(&**namespace).to_owned())));
     let mut empty = Namespace::clone(namespace);
@@ -53,6 +57,8 @@ impl Controller for Namespaces {
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, _: Now) -> Plan {
         let Some(namespace) = caches.namespaces.get_key(key) else { return Plan::nothing("it is gone") };
-        reconcile(&namespace)
+        let mut custom = caches.others.namespaced();
+        custom.retain(|row| resource::find_kind(&row.api_version(), &row.kind).is_none());
+        reconcile(&namespace, &custom)
     }
 }

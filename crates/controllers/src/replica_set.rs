@@ -16,16 +16,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_informer::{Change, ObjectKey};
-use mainstay_model::selector::LabelSelector;
-use serde_json::json;
+use mainstay_informer::ObjectKey;
 
 use crate::action::{Action, Attempt, Note, Now, Object, Plan, Target};
 use crate::caches::Caches;
+use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
     controller_of, controller_reference, created, is_active, is_controlled_by, is_ready, is_terminating, name,
-    namespace, node_of, phase, pod_condition, reference, selector, selects, time, uid, until_available,
+    namespace, node_of, phase, pod_condition, reference, selector, time, uid, until_available,
 };
 
 /// Pods created or deleted in one go; the next look continues.
@@ -47,7 +46,9 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
     let set = view.set.as_ref();
     let spec = &set.spec;
     let mut plan = Plan::default();
-    let (mut owned, ending) = claim(view, &selector(Some(&spec.selector)), &mut plan);
+    let claimed = claim(set, &selector(Some(&spec.selector)), &view.pods, &mut plan);
+    let ending = claimed.iter().filter(|pod| is_terminating(&***pod)).count();
+    let mut owned: Vec<_> = claimed.into_iter().filter(|pod| is_active(pod)).collect();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     let min_ready_seconds = spec.min_ready_seconds.unwrap_or(0);
     plan.why = format!("{} of {wanted} pods", owned.len());
@@ -78,45 +79,6 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
         plan.look_again(delay.max(Duration::from_millis(10)));
     }
     plan
-}
-
-/// The active pods that are this set's, after adopting and releasing, and how many of its pods are ending.
-fn claim(view: &View, selector: &LabelSelector, plan: &mut Plan) -> (Vec<Arc<Pod>>, usize) {
-    let set = view.set.as_ref();
-    let (mut owned, mut ending) = (Vec::new(), 0);
-    for pod in &view.pods {
-        let matches = selects(selector, pod.metadata.labels.as_ref());
-        match controller_of(&**pod) {
-            Some(owner) if owner.uid != uid(set) => {}
-            Some(_) if matches && is_active(pod) => owned.push(pod.clone()),
-            Some(_) if matches => ending += usize::from(is_terminating(&**pod)),
-            Some(_) if !is_terminating(set) && is_active(pod) => plan.push(release(set, pod)),
-            None if matches && is_active(pod) && !is_terminating(set) => {
-                plan.push(adopt(set, pod));
-                owned.push(pod.clone());
-            }
-            _ => {}
-        }
-    }
-    (owned, ending)
-}
-
-fn adopt(set: &ReplicaSet, pod: &Pod) -> Action {
-    let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
-    owners.push(controller_reference(set));
-    owners_patch(pod, &json!(owners))
-}
-
-fn release(set: &ReplicaSet, pod: &Pod) -> Action {
-    let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
-    owners.retain(|owner| owner.uid != uid(set));
-    owners_patch(pod, &json!(owners))
-}
-
-/// The revision guards it: someone else may have claimed the pod.
-fn owners_patch(pod: &Pod, owners: &serde_json::Value) -> Action {
-    let meta = json!({"uid": uid(pod), "resourceVersion": pod.metadata.resource_version, "ownerReferences": owners});
-    Action::Patch(Target::of(pod), json!({"metadata": meta}))
 }
 
 /// A new pod of the set's template; the API server completes its name.
@@ -221,19 +183,13 @@ impl Controller for ReplicaSets {
     fn wire(&self, wiring: &mut Wiring<ObjectKey>) {
         let caches = wiring.caches.clone();
         wiring.on(&caches.replica_sets, |change, _| vec![change.key.clone()]);
-        wiring.on(&caches.pods, owners);
+        let chosen = |set: &ReplicaSet| selector(Some(&set.spec.selector));
+        wiring.on(&caches.pods, move |change, caches| concerned(change, &caches.replica_sets, chosen));
     }
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
         let Some(set) = caches.replica_sets.get_key(key) else { return Plan::nothing("it is gone") };
-        let selector = selector(Some(&set.spec.selector));
-        let pods = caches.pods.filter(|pod| {
-            namespace(pod) == key.namespace
-                && match controller_of(pod) {
-                    Some(owner) => owner.uid == uid(&*set),
-                    None => selects(&selector, pod.metadata.labels.as_ref()),
-                }
-        });
+        let pods = candidates(&caches.pods, &*set, &selector(Some(&set.spec.selector)));
         let crowd = crowd(caches, &set, &pods);
         let mut plan = reconcile(&View { set: set.clone(), pods, crowd }, attempt, now.wall);
         if attempt.failures == 1
@@ -248,25 +204,6 @@ impl Controller for ReplicaSets {
         }
         plan
     }
-}
-
-/// Which sets a pod's change concerns: its owner, or every set that could adopt it.
-fn owners(change: &Change<Pod>, caches: &Caches) -> Vec<ObjectKey> {
-    let mut keys = Vec::new();
-    for pod in change.versions() {
-        match controller_of(&**pod) {
-            Some(owner) if owner.kind == "ReplicaSet" => keys.push(ObjectKey::new(namespace(&**pod), &owner.name)),
-            Some(_) => {}
-            None => {
-                let labels = pod.metadata.labels.as_ref();
-                let adopters = caches.replica_sets.filter(|set| {
-                    namespace(set) == namespace(&**pod) && selects(&selector(Some(&set.spec.selector)), labels)
-                });
-                keys.extend(adopters.iter().map(|set| ObjectKey::of(&**set)));
-            }
-        }
-    }
-    keys
 }
 
 /// How crowded each node is with active pods of the sets that share this set's owner.

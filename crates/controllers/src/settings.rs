@@ -1,6 +1,7 @@
 //! What the controllers are told at start.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of [`crate::run`].
@@ -10,6 +11,21 @@ pub struct Settings {
     pub load_balancer_range: Option<(Ipv4Addr, Ipv4Addr)>,
     /// When a silent node is given up.
     pub heartbeat: HeartbeatSettings,
+    /// The certificate by which pods know the API server, PEM; without it namespaces get no `kube-root-ca.crt`.
+    pub root_ca: Option<String>,
+    /// Where certificates are signed; without it requests stay unsigned.
+    pub signer: Option<Signer>,
+    /// Directory on every node under which the built-in provisioner makes volumes; without it claims wait for others.
+    pub volumes: Option<PathBuf>,
+}
+
+/// What certificates are signed with.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    /// Certificate of the authority, PEM.
+    pub certificate: String,
+    /// Its private key, PEM.
+    pub key: String,
 }
 
 /// When a silent node is given up.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddrV4;
+use std::path::Path;
 use std::sync::Arc;
 
 use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap, keep};
@@ -89,10 +90,14 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
     let pki = instance.pki();
     let own = Pair::of(&pki, "server");
     let tls = TlsFiles { certificate: own.certificate, key: own.key, client_authority: authority_file(&pki) };
+    let signer = signer(&pki)?;
     let range = plan.load_balancer_range();
     let (first, size) = (u32::from(range.address), 1u32 << (32 - range.prefix));
     let controllers = mainstay_controllers::Settings {
         load_balancer_range: Some(((first + 1).into(), (first + size - 2).into())),
+        root_ca: Some(signer.certificate.clone()),
+        signer: Some(signer),
+        volumes: Some(instance.data_dir.join("volumes")),
         ..mainstay_controllers::Settings::default()
     };
     let client = |name: &str| api.client(User::internal(name));
@@ -115,6 +120,16 @@ async fn listen(address: SocketAddrV4) -> Result<TcpListener, ServerError> {
 fn token_keys(instance: &Instance) -> Result<TokenKeys, ServerError> {
     let (signer, former) = pki::token_keys(&instance.pki());
     Ok(TokenKeys::load(TOKEN_ISSUER, &signer, &former)?)
+}
+
+/// The authority that signs nodes' certificates.
+fn signer(pki: &Path) -> Result<mainstay_controllers::Signer, ServerError> {
+    let pair = Pair::of(pki, "ca");
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map_err(|error| ServerError::Credentials { path: path.display().to_string(), reason: error.to_string() })
+    };
+    Ok(mainstay_controllers::Signer { certificate: read(&pair.certificate)?, key: read(&pair.key)? })
 }
 
 /// How this server shows itself to the agents, and whom it believes.

@@ -3,7 +3,9 @@
 pub mod apply;
 pub mod conform;
 pub mod convert;
+pub mod cron;
 pub mod defaults;
+pub mod fencing;
 pub mod meta;
 pub mod patch;
 pub mod protobuf;

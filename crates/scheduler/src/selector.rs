@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Written;
-use mainstay_model::selector::{LabelSelector, Operator, Requirement};
+use mainstay_model::selector::{LabelSelector, Operator, Requirement, node_expression};
 
 /// Labels of an object.
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -71,21 +71,9 @@ impl NodeTerm {
     }
 }
 
-/// Node expressions know `Gt` and `Lt` besides the operators of label selectors.
 fn expression<'a>(
     (key, operator, values): &(String, String, Vec<String>),
     value: impl Fn(&str) -> Option<&'a str>,
 ) -> bool {
-    let found = value(key);
-    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
-    let bound = number(values.first().map(String::as_str));
-    match operator.as_str() {
-        "In" => found.is_some_and(|found| values.iter().any(|value| value == found)),
-        "NotIn" => found.is_none_or(|found| values.iter().all(|value| value != found)),
-        "Exists" => found.is_some(),
-        "DoesNotExist" => found.is_none(),
-        "Gt" => matches!((number(found), bound), (Some(found), Some(bound)) if found > bound),
-        "Lt" => matches!((number(found), bound), (Some(found), Some(bound)) if found < bound),
-        _ => false,
-    }
+    node_expression(operator, values, value(key))
 }

@@ -41,6 +41,7 @@ pub(crate) async fn create(
             let name = names::generate_name(meta(&object, "generateName"), fastrand::u64(..));
             meta_mut(&mut object).insert("name".to_owned(), json!(name));
         }
+        strategy::complete(resource, &mut object);
         match store_new(api, review, &object).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             other => return other.map(|object| (StatusCode::CREATED, object)),

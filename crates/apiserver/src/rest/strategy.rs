@@ -107,6 +107,30 @@ fn begin_pod(object: &mut Value) {
     }
 }
 
+/// What follows from the name, once that is known: a Job finds its pods by its own uid, unless it asks to select them
+/// itself.
+///
+/// Source: <https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-selector>.
+pub(super) fn complete(resource: &Served, object: &mut Value) {
+    if resource.rules() != "Job" || object["spec"]["manualSelector"] == true || !object["spec"].is_object() {
+        return;
+    }
+    let (uid, name) = (object["metadata"]["uid"].clone(), object["metadata"]["name"].clone());
+    let labels = &mut object["spec"]["template"]["metadata"]["labels"];
+    if labels.is_null() {
+        *labels = json!({});
+    }
+    for (key, value) in [("controller-uid", &uid), ("job-name", &name)] {
+        if let Some(labels) = labels.as_object_mut() {
+            labels.insert(key.to_owned(), value.clone());
+            labels.insert(format!("batch.kubernetes.io/{key}"), value.clone());
+        }
+    }
+    if object["spec"]["selector"].is_null() {
+        object["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+    }
+}
+
 /// `stringData` is the write-only, unencoded way to give `data` of a Secret.
 fn fold_string_data(object: &mut Value) {
     use base64::Engine as _;

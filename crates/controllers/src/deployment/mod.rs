@@ -21,16 +21,17 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mainstay_informer::{Change, ObjectKey};
+use mainstay_informer::ObjectKey;
 use mainstay_model::meta::pod_template_hash;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::action::{Action, Attempt, Note, Now, Object, Plan, Target};
 use crate::caches::Caches;
+use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
     controller_of, controller_reference, created, is_finished, is_terminating, name, namespace, reference, selector,
-    selects, uid,
+    uid,
 };
 
 pub(crate) use rollout::number;
@@ -65,7 +66,7 @@ impl Sets {
 pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     let deployment = view.deployment.as_ref();
     let mut plan = Plan::default();
-    let sets = claim(view, &mut plan);
+    let sets = arrange(view, &mut plan);
     if is_terminating(deployment) {
         "it is being deleted".clone_into(&mut plan.why);
         status::report(deployment, &sets, now, &mut plan);
@@ -100,40 +101,15 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
 }
 
 /// Adopts the ReplicaSets that match and releases those that no longer do; sorts the rest.
-fn claim(view: &View, plan: &mut Plan) -> Sets {
+fn arrange(view: &View, plan: &mut Plan) -> Sets {
     let deployment = view.deployment.as_ref();
-    let chosen = selector(Some(&deployment.spec.selector));
-    let mut sets = Vec::new();
-    for set in &view.sets {
-        let matches = selects(&chosen, set.metadata.labels.as_ref());
-        let mut owners = set.metadata.owner_references.clone().unwrap_or_default();
-        match controller_of(&**set) {
-            Some(owner) if owner.uid != uid(deployment) => {}
-            Some(_) if matches => sets.push(set.clone()),
-            _ if is_terminating(deployment) || is_terminating(&**set) => {}
-            Some(_) => {
-                owners.retain(|owner| owner.uid != uid(deployment));
-                plan.push(own(set, &json!(owners)));
-            }
-            None if matches => {
-                owners.push(controller_reference(deployment));
-                plan.push(own(set, &json!(owners)));
-                sets.push(set.clone());
-            }
-            None => {}
-        }
-    }
+    let mut sets = claim(deployment, &selector(Some(&deployment.spec.selector)), &view.sets, plan);
     sets.sort_by_cached_key(|set| (created(&**set), name(&**set).to_owned()));
     let new = sets.iter().position(|set| {
         !is_terminating(&**set) && set.spec.template.as_ref().is_some_and(|t| same(t, &deployment.spec.template))
     });
     let new = new.map(|at| sets.remove(at));
     Sets { new, old: sets }
-}
-
-fn own(set: &ReplicaSet, owners: &Value) -> Action {
-    let meta = json!({"uid": uid(set), "resourceVersion": set.metadata.resource_version, "ownerReferences": owners});
-    Action::Patch(Target::of(set), json!({"metadata": meta}))
 }
 
 /// Whether two templates differ in nothing but the hash label.
@@ -271,7 +247,8 @@ impl Controller for Deployments {
     fn wire(&self, wiring: &mut Wiring<ObjectKey>) {
         let caches = wiring.caches.clone();
         wiring.on(&caches.deployments, |change, _| vec![change.key.clone()]);
-        wiring.on(&caches.replica_sets, owners);
+        let chosen = |deployment: &Deployment| selector(Some(&deployment.spec.selector));
+        wiring.on(&caches.replica_sets, move |change, caches| concerned(change, &caches.deployments, chosen));
         wiring.on(&caches.pods, |change, caches| {
             let ended = change.after.as_ref().is_none_or(|pod| is_finished(pod));
             change.before.as_ref().filter(|_| ended).map_or_else(Vec::new, |pod| waiting(pod, caches))
@@ -280,14 +257,7 @@ impl Controller for Deployments {
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let Some(deployment) = caches.deployments.get_key(key) else { return Plan::nothing("it is gone") };
-        let chosen = selector(Some(&deployment.spec.selector));
-        let sets = caches.replica_sets.filter(|set| {
-            namespace(set) == key.namespace
-                && match controller_of(set) {
-                    Some(owner) => owner.uid == uid(&*deployment),
-                    None => selects(&chosen, set.metadata.labels.as_ref()),
-                }
-        });
+        let sets = candidates(&caches.replica_sets, &*deployment, &selector(Some(&deployment.spec.selector)));
         let namesake = caches.replica_sets.get(&key.namespace, &set_name(&deployment, &hash(&deployment)));
         let pods = if is_recreate(&deployment) {
             let uids: Vec<&str> = sets.iter().map(|set| uid(&**set)).collect();
@@ -297,26 +267,6 @@ impl Controller for Deployments {
         };
         reconcile(&View { deployment, sets, namesake, pods }, now.wall)
     }
-}
-
-/// Which Deployments a ReplicaSet's change concerns: its owner, or every one that could adopt it.
-fn owners(change: &Change<ReplicaSet>, caches: &Caches) -> Vec<ObjectKey> {
-    let mut keys = Vec::new();
-    for set in change.versions() {
-        match controller_of(&**set) {
-            Some(owner) if owner.kind == "Deployment" => keys.push(ObjectKey::new(namespace(&**set), &owner.name)),
-            Some(_) => {}
-            None => {
-                let labels = set.metadata.labels.as_ref();
-                let adopters = caches.deployments.filter(|deployment| {
-                    namespace(deployment) == namespace(&**set)
-                        && selects(&selector(Some(&deployment.spec.selector)), labels)
-                });
-                keys.extend(adopters.iter().map(|deployment| ObjectKey::of(&**deployment)));
-            }
-        }
-    }
-    keys
 }
 
 /// The `Recreate` Deployment that may have waited for this pod's end.

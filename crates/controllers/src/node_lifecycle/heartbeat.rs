@@ -85,6 +85,12 @@ impl Judge {
         self.nodes.get(node).map_or(Verdict::Alive, |seen| seen.verdict)
     }
 
+    /// How long a node has not been heard, and what its Lease said last.
+    pub(crate) fn silence(&self, node: &str, now: Duration) -> Option<(Duration, Option<&str>)> {
+        let seen = self.nodes.get(node)?;
+        Some((now.saturating_sub(seen.since), seen.renewal.as_deref()))
+    }
+
     /// Takes in every node with what its Lease says now (`None` without one), and judges.
     pub(crate) fn judge(&mut self, now: Duration, leases: &BTreeMap<String, Option<String>>) -> Ruling {
         let mut ruling = Ruling::default();

@@ -5,8 +5,13 @@
 //! taint `node.kubernetes.io/unreachable`, and pods that do not tolerate it are deleted; they stay `Terminating` until
 //! the agent confirms or the Node object goes, and their ReplicaSet replaces them at once. *Heard again*: the taints go.
 //!
+//! *Fenced*: a pod that must not run twice (of a StatefulSet, with a claimed volume, or annotated) is removed for good, so
+//! that it can start elsewhere, once the node has surely stopped it: see [`mainstay_model::fencing`] for the proof. Pods of
+//! nodes that promise no such thing are never removed so. *Zones*: when most of a zone falls silent at once, evictions
+//! stop, and the node's `Ready` condition says why ([`zones`]).
+//!
 //! Guarantees: a suspicion loses nothing; nobody is judged by wall clocks; a pod's status is written only over the very
-//! version that was looked at, so that an agent that is back is never overwritten.
+//! version that was looked at, so that an agent that is back is never overwritten; no pod that must not run twice does.
 //!
 //! Source: <https://kubernetes.io/docs/concepts/architecture/nodes/>,
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
@@ -14,23 +19,31 @@
 mod heartbeat;
 #[cfg(test)]
 mod tests;
+mod zones;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
 use mainstay_informer::{Change, ObjectKey};
+use mainstay_model::fencing::{self, Fence};
 use serde_json::json;
 
 use self::heartbeat::{Judge, Verdict};
-use crate::action::{Action, Attempt, Note, Now, Object, Plan, Target};
+use self::zones::Pace;
+use crate::action::{Action, Attempt, Note, Now, Object, Plan, Propagation, Target};
 use crate::caches::{Caches, LEASE_NAMESPACE};
 use crate::driver::{Clock, Controller, Wiring};
-use crate::object::{is_finished, is_ready, is_terminating, name, node_of, reference, time, uid};
+use crate::object::{annotation, is_finished, is_ready, is_terminating, name, node_of, reference, time, uid};
+use crate::placement::tolerates;
 use crate::settings::HeartbeatSettings;
 
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// How often a node whose pods are held back is looked at again.
+const PACE_INTERVAL: Duration = Duration::from_secs(1);
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const NO_SCHEDULE: &str = "NoSchedule";
@@ -46,19 +59,32 @@ pub(crate) struct View {
     pub(crate) verdict: Verdict,
     /// Pods bound to it.
     pub(crate) pods: Vec<Arc<Pod>>,
+    /// How fast its pods are evicted, should it be dead.
+    pub(crate) pace: Pace,
+    /// Since when it has not been heard, while its Lease is as it was then.
+    pub(crate) silence: Option<Silence>,
+}
+
+/// How long a node has not been heard.
+pub(crate) struct Silence {
+    pub(crate) lasts: Duration,
+    /// Its Lease and the revision that was seen last.
+    pub(crate) lease: Target,
+    pub(crate) revision: String,
 }
 
 /// Decides about one node.
 pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     let node = view.node.as_ref();
     let mut plan = Plan::nothing(format!("{:?}", view.verdict));
-    if view.verdict == Verdict::Dead && !is_known_silent(node) {
-        plan.push(Action::ReplaceStatus(Object::of(&silent(node, now))));
+    let message = silent_message(&view.pace);
+    if view.verdict == Verdict::Dead && !says(node, &message) {
+        plan.push(Action::ReplaceStatus(Object::of(&silent(node, &message, now))));
         plan.push(Action::Note(Note {
             regarding: reference(node),
             warning: true,
             reason: "NodeNotReady",
-            message: format!("Node {} status is now: NodeNotReady; it has not been heard any more", name(node)),
+            message: format!("Node {} status is now: NodeNotReady. {message}", name(node)),
         }));
         // The taints follow with the next look, which sees the node as it is then.
         return plan;
@@ -91,19 +117,56 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     }
     // Deletions together, not each after a note.
     plan.actions.sort_by_key(|action| matches!(action, Action::Delete { .. }));
+    if view.verdict == Verdict::Dead {
+        replace_fenced(view, &mut plan);
+    }
     plan
+}
+
+/// Removes the ending pods that must not run twice, once the node has stopped them for sure.
+fn replace_fenced(view: &View, plan: &mut Plan) {
+    let (Some(fence), Some(silence)) = (Fence::of(annotation(&*view.node, fencing::ANNOTATION)), &view.silence) else {
+        return;
+    };
+    let is_waiting = |pod: &&Arc<Pod>| is_terminating(&***pod) && fencing::runs_once(&json!(***pod));
+    let waiting: Vec<_> = view.pods.iter().filter(is_waiting).collect();
+    let left = fence.replace_after().saturating_sub(silence.lasts);
+    if waiting.is_empty() {
+        return;
+    }
+    if !left.is_zero() {
+        plan.why = format!("{} pods may still run there for {left:?}", waiting.len());
+        return plan.look_again(left.max(Duration::from_millis(5)));
+    }
+    // The read that the proof needs: nothing was renewed that had not been seen.
+    plan.push(Action::ExpectSame(silence.lease.clone(), silence.revision.clone()));
+    plan.actions.extend(waiting.into_iter().map(|pod| Action::Delete {
+        target: Target::of(&**pod),
+        grace_seconds: Some(0),
+        propagation: Propagation::Background,
+    }));
 }
 
 fn ready_condition(node: &Node) -> Option<&NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
 }
 
-fn is_known_silent(node: &Node) -> bool {
-    ready_condition(node).is_some_and(|ready| ready.status == "Unknown")
+/// What the node's conditions say while it is not heard.
+fn silent_message(pace: &Pace) -> String {
+    let text = "The node's agent has stopped renewing its Lease.";
+    match pace {
+        Pace::Normal => text.to_owned(),
+        Pace::Slow(why) => format!("{text} Its pods are evicted slowly: {why}."),
+        Pace::Stopped(why) => format!("{text} Its pods are not evicted: {why}."),
+    }
+}
+
+fn says(node: &Node, message: &str) -> bool {
+    ready_condition(node).is_some_and(|ready| ready.status == "Unknown" && ready.message.as_deref() == Some(message))
 }
 
 /// The node as it is when its agent is not heard: nothing is known.
-fn silent(node: &Node, now: Timestamp) -> Node {
+fn silent(node: &Node, message: &str, now: Timestamp) -> Node {
     let mut node = node.clone();
     let status = node.status.get_or_insert_default();
     let conditions = status.conditions.get_or_insert_default();
@@ -111,10 +174,12 @@ fn silent(node: &Node, now: Timestamp) -> Node {
         conditions.push(NodeCondition { type_: "Ready".to_owned(), ..NodeCondition::default() });
     }
     for condition in conditions.iter_mut().filter(|c| AGENT_CONDITIONS.contains(&c.type_.as_str())) {
-        "Unknown".clone_into(&mut condition.status);
+        if condition.status != "Unknown" {
+            "Unknown".clone_into(&mut condition.status);
+            condition.last_transition_time = Some(time(now));
+        }
         condition.reason = Some(UNKNOWN_REASON.to_owned());
-        condition.message = Some("The node's agent has stopped renewing its Lease.".to_owned());
-        condition.last_transition_time = Some(time(now));
+        condition.message = Some(message.to_owned());
     }
     node
 }
@@ -125,10 +190,11 @@ fn taints(view: &View, now: Timestamp) -> Option<Vec<Taint>> {
     // An agent that says it is not ready takes no new pods, but keeps those it has.
     let not_ready = view.verdict == Verdict::Alive && ready_condition(&view.node).is_some_and(|c| c.status == "False");
     let dead = view.verdict == Verdict::Dead;
+    let evict = dead && !matches!(view.pace, Pace::Stopped(_));
     // A suspected node stays as it was: it was dead and never came back, or it was not.
     let keep = view.verdict == Verdict::Suspected;
     let wanted =
-        [(UNREACHABLE, NO_SCHEDULE, dead), (UNREACHABLE, NO_EXECUTE, dead), (NOT_READY, NO_SCHEDULE, not_ready)];
+        [(UNREACHABLE, NO_SCHEDULE, dead), (UNREACHABLE, NO_EXECUTE, evict), (NOT_READY, NO_SCHEDULE, not_ready)];
     let mut new = old.clone();
     for (key, effect, present) in wanted {
         let is = |taint: &Taint| taint.key == key && taint.effect == effect;
@@ -194,28 +260,17 @@ fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Stay {
     }
 }
 
-/// Whether a toleration is for a taint; one without a key is for all, one without an effect for every effect.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    let is_same_value = || text(&toleration.value) == text(&taint.value);
-    let by_operator = match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => !key.is_empty() && is_same_value(),
-        Some(_) => false,
-    };
-    by_operator && (key.is_empty() || key == taint.key) && (effect.is_empty() || effect == taint.effect)
-}
-
 /// The controller of nodes.
 pub(crate) struct NodeLifecycle {
     judge: Arc<Mutex<Judge>>,
     clock: Clock,
+    /// Nodes of a large zone that were let through one by one, and when the last was.
+    let_through: Mutex<BTreeMap<String, (Duration, BTreeSet<String>)>>,
 }
 
 impl NodeLifecycle {
     pub(crate) fn new(settings: HeartbeatSettings, clock: Clock) -> Self {
-        Self { judge: Arc::new(Mutex::new(Judge::new(settings))), clock }
+        Self { judge: Arc::new(Mutex::new(Judge::new(settings))), clock, let_through: Mutex::default() }
     }
 }
 
@@ -255,19 +310,65 @@ impl Controller for NodeLifecycle {
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let Some(node) = caches.nodes.get_key(key) else { return Plan::nothing("it is gone") };
-        let verdict = self.judge.lock().unwrap_or_else(PoisonError::into_inner).verdict(&key.name);
+        let judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = judge.verdict(&key.name);
+        let lease = caches.leases.get(LEASE_NAMESPACE, &key.name);
+        let silence = judge.silence(&key.name, now.monotonic).zip(lease).and_then(|((lasts, renewal), lease)| {
+            let revision = lease.metadata.resource_version.clone()?;
+            (said(&lease).as_deref() == renewal).then(|| Silence { lasts, lease: Target::of(&*lease), revision })
+        });
+        let pace = if verdict == Verdict::Dead { self.pace(caches, &judge, &node, now) } else { Pace::Normal };
+        drop(judge);
         let pods = caches.pods.filter(|pod| node_of(pod) == key.name);
-        reconcile(&View { node, verdict, pods }, now.wall)
+        let mut plan = reconcile(&View { node, verdict, pods, pace: pace.clone(), silence }, now.wall);
+        if pace != Pace::Normal {
+            plan.look_again(PACE_INTERVAL);
+        }
+        plan
     }
+}
+
+impl NodeLifecycle {
+    /// How fast the pods of a dead node are evicted.
+    fn pace(&self, caches: &Caches, judge: &Judge, node: &Node, now: Now) -> Pace {
+        let mut all: BTreeMap<String, zones::Zone> = BTreeMap::new();
+        for other in caches.nodes.list() {
+            let zone = all.entry(zone_of(&other)).or_default();
+            zone.nodes += 1;
+            zone.dead += usize::from(judge.verdict(name(&*other)) == Verdict::Dead);
+        }
+        let own = zone_of(node);
+        let pace = zones::pace(&all, &own);
+        let mut let_through = self.let_through.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(pace, Pace::Slow(_)) {
+            let_through.remove(&own);
+            return pace;
+        }
+        let (last, nodes) = let_through.entry(own).or_insert((now.monotonic, BTreeSet::new()));
+        if !nodes.contains(name(node)) && now.monotonic.saturating_sub(*last) >= zones::SLOW {
+            *last = now.monotonic;
+            nodes.insert(name(node).to_owned());
+        }
+        match pace {
+            Pace::Slow(_) if nodes.contains(name(node)) => Pace::Normal,
+            Pace::Slow(why) => Pace::Stopped(why),
+            other => other,
+        }
+    }
+}
+
+fn zone_of(node: &Node) -> String {
+    node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL)).cloned().unwrap_or_default()
 }
 
 /// For each node what its Lease says: the renewal time and holder, as text to compare.
 fn renewals(caches: &Caches) -> BTreeMap<String, Option<String>> {
-    let said = |node: &str| {
-        let lease = caches.leases.get(LEASE_NAMESPACE, node)?;
-        let spec = lease.spec.as_ref()?;
-        let renewed = spec.renew_time.as_ref()?.0;
-        Some(format!("{renewed} {}", spec.holder_identity.as_deref().unwrap_or_default()))
-    };
-    caches.nodes.list().iter().map(|node| (name(&**node).to_owned(), said(name(&**node)))).collect()
+    let of = |node: &str| said(&*caches.leases.get(LEASE_NAMESPACE, node)?);
+    caches.nodes.list().iter().map(|node| (name(&**node).to_owned(), of(name(&**node)))).collect()
+}
+
+fn said(lease: &Lease) -> Option<String> {
+    let spec = lease.spec.as_ref()?;
+    let renewed = spec.renew_time.as_ref()?.0;
+    Some(format!("{renewed} {}", spec.holder_identity.as_deref().unwrap_or_default()))
 }

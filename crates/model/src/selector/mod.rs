@@ -79,6 +79,24 @@ pub enum Operator {
     LessThan,
 }
 
+/// Whether a node selector's expression holds for the value found under its key, absent as `None`. Besides the operators of
+/// label selectors it knows `Gt` and `Lt`; what cannot be understood does not hold.
+///
+/// Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#operators>.
+pub fn node_expression(operator: &str, values: &[String], found: Option<&str>) -> bool {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
+    let bound = number(values.first().map(String::as_str));
+    match operator {
+        "In" => found.is_some_and(|found| values.iter().any(|value| value == found)),
+        "NotIn" => found.is_none_or(|found| values.iter().all(|value| value != found)),
+        "Exists" => found.is_some(),
+        "DoesNotExist" => found.is_none(),
+        "Gt" => matches!((number(found), bound), (Some(found), Some(bound)) if found > bound),
+        "Lt" => matches!((number(found), bound), (Some(found), Some(bound)) if found < bound),
+        _ => false,
+    }
+}
+
 /// One condition on one label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Requirement {

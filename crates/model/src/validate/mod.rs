@@ -12,7 +12,6 @@
 mod access;
 mod config;
 mod container;
-mod cron;
 mod faults;
 mod metadata;
 mod network;
@@ -27,7 +26,6 @@ mod workloads;
 
 use serde_json::Value;
 
-pub use cron::check_schedule;
 pub use network::NODE_PORTS;
 
 use crate::schema;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::faults::{Faults, get, items, text};
-use super::{IMMUTABLE, cron, metadata, pod};
+use super::{IMMUTABLE, metadata, pod};
 use crate::meta;
 use crate::selector::LabelSelector;
 use crate::workload;
@@ -219,7 +219,7 @@ pub(super) fn cron_job(faults: &mut Faults, object: &Value) {
             );
         }
         Some(schedule) => {
-            if let Err(reason) = cron::check_schedule(schedule) {
+            if let Err(reason) = crate::cron::Schedule::parse(schedule) {
                 faults.invalid("spec.schedule", &json!(schedule), reason);
             }
         }

@@ -1,6 +1,10 @@
 //! A cluster in memory for tests: the caches as the API server, plans carried out at once, an agent that makes pods ready.
 #![allow(clippy::unwrap_used)]
 
+pub(crate) mod golden;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +17,7 @@ use serde_json::{Value, json};
 use crate::action::{Action, Attempt, Now, Object, Plan, Target};
 use crate::caches::Caches;
 use crate::driver::Controller;
+use crate::object::{is_ready, is_terminating, name, phase};
 
 /// A typed object from JSON.
 pub(crate) fn typed<K: DeserializeOwned>(value: Value) -> K {
@@ -48,10 +53,13 @@ impl World {
 
     /// Applies a manifest: the spec is replaced, the status stays.
     pub(crate) fn apply(&mut self, mut manifest: Value) {
-        manifest["metadata"]["namespace"] = json!("shop");
         let resource = mainstay_model::resource::known(manifest["kind"].as_str().unwrap());
+        let namespace = if resource.namespaced { "shop" } else { "" };
+        if resource.namespaced {
+            manifest["metadata"]["namespace"] = json!(namespace);
+        }
         let name = manifest["metadata"]["name"].as_str().unwrap().to_owned();
-        let target = Target { resource, key: ObjectKey::new("shop", name), uid: None };
+        let target = Target { resource, key: ObjectKey::new(namespace, name), uid: None };
         let old = self.get(&target);
         if let Some(status) = old.as_ref().map(|old| old["status"].clone()) {
             manifest["status"] = status;
@@ -64,15 +72,8 @@ impl World {
         self.put(&Object { target, value: manifest }, None);
     }
 
-    fn get(&self, target: &Target) -> Option<Value> {
-        let (key, caches) = (&target.key, &self.caches);
-        let found = match target.resource.kind.as_str() {
-            "Deployment" => caches.deployments.get_key(key).map(|o| serde_json::to_value(&*o)),
-            "ReplicaSet" => caches.replica_sets.get_key(key).map(|o| serde_json::to_value(&*o)),
-            "Pod" => caches.pods.get_key(key).map(|o| serde_json::to_value(&*o)),
-            _ => None,
-        };
-        found.map(Result::unwrap)
+    pub(crate) fn get(&self, target: &Target) -> Option<Value> {
+        self.caches.value(&target.resource.kind, &target.key)
     }
 
     /// Writes an object as the API server would.
@@ -116,6 +117,15 @@ impl World {
             Action::Patch(target, patch) => {
                 let Some(old) = self.get(target) else { return Ok(()) };
                 let mut value = merge(&old, patch).unwrap();
+                if let Some(revision) = patch["metadata"]["resourceVersion"].as_str() {
+                    assert_eq!(old["metadata"]["resourceVersion"], revision, "conflict in {action}");
+                }
+                let meta = &value["metadata"];
+                let held = meta["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+                if !meta["deletionTimestamp"].is_null() && meta["deletionGracePeriodSeconds"] == 0 && !held {
+                    self.caches.observe_deleted(&target.resource.kind, &target.key);
+                    return Ok(());
+                }
                 if old["spec"] != value["spec"] {
                     value["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
                 }
@@ -124,12 +134,27 @@ impl World {
             Action::Delete { target, grace_seconds, .. } => {
                 let running = target.resource.kind == "Pod" && *grace_seconds != Some(0);
                 match self.get(target) {
-                    Some(mut value) if running && !value["spec"]["nodeName"].is_null() => {
+                    Some(value) if !value["metadata"]["deletionTimestamp"].is_null() && running => {}
+                    Some(mut value) if (running && !value["spec"]["nodeName"].is_null()) || is_held(&value) => {
+                        let seconds = if running && !value["spec"]["nodeName"].is_null() { 30 } else { 0 };
                         value["metadata"]["deletionTimestamp"] = json!(self.now.to_string());
+                        value["metadata"]["deletionGracePeriodSeconds"] = json!(seconds);
                         self.put(&Object { target: target.clone(), value }, None);
                     }
                     Some(_) => self.caches.observe_deleted(&target.resource.kind, &target.key),
                     None => {}
+                }
+            }
+            Action::ExpectGone(target) => {
+                let uid = self.get(target).and_then(|found| found["metadata"]["uid"].as_str().map(str::to_owned));
+                if uid.is_some() && uid == target.uid {
+                    return Err(format!("{target} is there"));
+                }
+            }
+            Action::ExpectSame(target, revision) => {
+                let found = self.get(target).unwrap_or_default();
+                if found["metadata"]["resourceVersion"] != revision.as_str() {
+                    return Err(format!("{target} has changed"));
                 }
             }
             Action::Note(_) => {}
@@ -173,6 +198,48 @@ impl World {
 
     /// The agent: a pod that is being deleted has stopped.
     pub(crate) fn stop_pod(&mut self, pod: &Pod) {
-        self.caches.observe_deleted("Pod", &ObjectKey::of(pod));
+        if pod.metadata.finalizers.iter().flatten().next().is_none() {
+            return self.caches.observe_deleted("Pod", &ObjectKey::of(pod));
+        }
+        self.change_pod(pod, |pod| pod["metadata"]["deletionGracePeriodSeconds"] = json!(0));
     }
+
+    /// The agent: a pod's one container has ended with a code.
+    pub(crate) fn end_pod(&mut self, pod: &Pod, code: i32) {
+        let now = self.now.to_string();
+        self.change_pod(pod, |pod| {
+            pod["spec"]["nodeName"] = json!("node-1");
+            let ended = json!({"exitCode": code, "finishedAt": now});
+            let container = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": ended}});
+            let phase = if code == 0 { "Succeeded" } else { "Failed" };
+            pod["status"] = json!({"phase": phase, "containerStatuses": [container]});
+        });
+    }
+
+    /// All pods, by name.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        let mut pods = self.caches.pods.list();
+        pods.sort_by_key(|pod| pod.metadata.name.clone());
+        pods
+    }
+
+    /// What the pods are, in one line.
+    pub(crate) fn shown(&self) -> String {
+        let one = |pod: &Arc<Pod>| {
+            let state = match () {
+                () if is_terminating(&**pod) => "ending",
+                () if is_ready(pod) => "ready",
+                () => phase(pod),
+            };
+            format!("{} {state}", name(&**pod))
+        };
+        let all: Vec<_> = self.pods().iter().map(one).collect();
+        if all.is_empty() { "no pods".to_owned() } else { all.join(", ") }
+    }
+}
+
+/// Whether a finalizer holds an object.
+fn is_held(value: &Value) -> bool {
+    value["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
 }

@@ -1,0 +1,6 @@
+//! Conversations with the controller, see `testdata/job`.
+
+#[test]
+fn conversations() {
+    crate::testing::golden::play("job");
+}
