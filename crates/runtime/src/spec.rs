@@ -105,6 +105,17 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Open files of a process: what it begins with, and how far it may raise that.
 const OPEN_FILES: (u64, u64) = (65_536, 524_288);
 
+/// Whose processes a container sees and is seen by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PidNamespace {
+    /// Only its own.
+    Own,
+    /// Those of the namespace that this process lives in.
+    Of(i32),
+    /// All of the machine.
+    Machine,
+}
+
 /// What of this machine shapes a container.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Machine {
@@ -144,7 +155,20 @@ fn own_capabilities() -> u64 {
 }
 
 /// The specification of a container whose root file system is mounted at `rootfs`.
-pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &ContainerConfig, rootfs: &Path) -> Value {
+pub(crate) fn build(
+    machine: Machine,
+    sandbox: &SandboxConfig,
+    config: &ContainerConfig,
+    pids: &PidNamespace,
+    rootfs: &Path,
+) -> Value {
+    // Network, IPC and host name are the shim's, that is, the pod's.
+    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    match pids {
+        PidNamespace::Own => namespaces.push(json!({"type": "pid"})),
+        PidNamespace::Of(process) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{process}/ns/pid")})),
+        PidNamespace::Machine => {}
+    }
     let capabilities = capabilities(machine, config);
     let mut env: Vec<String> = config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !config.env.iter().any(|(name, _)| name == "PATH") {
@@ -155,7 +179,7 @@ pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &Containe
     json!({
         "ociVersion": "1.1.0",
         "process": {
-            "terminal": false,
+            "terminal": config.tty,
             "user": {"uid": config.user, "gid": config.group, "additionalGids": config.supplementary_groups},
             "args": config.command, "env": env, "cwd": working_dir,
             "capabilities": {
@@ -172,8 +196,7 @@ pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &Containe
         "root": {"path": rootfs, "readonly": config.read_only_root},
         "mounts": mounts(sandbox, config),
         "linux": {
-            // Network, IPC and host name are the shim's, that is, the pod's.
-            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}],
+            "namespaces": namespaces,
             "cgroupsPath": format!("/mainstay/{}/{}/pod{}/{}", sandbox.instance, sandbox.node, sandbox.uid, config.id),
             "resources": resources(machine, config),
             "rootfsPropagation": "slave",
@@ -304,6 +327,10 @@ mod tests {
             no_new_privileges: false,
             oom_score_adj: 0,
             log_path: "/log".into(),
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            pid_of: None,
         }
     }
 

@@ -31,6 +31,9 @@ pub use usage::Usage;
 /// Where cgroups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// How often the rest of a container is looked for: processes may be started between a look and the kill.
+const KILL_ROUNDS: u32 = 8;
+
 /// Why cgroups cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -282,6 +285,23 @@ impl PodCgroup {
     /// How often the kernel killed processes of a container because memory ran out.
     pub(crate) fn oom_kills(&self, container: &str) -> u64 {
         usage::oom_kills(&self.0.cgroups, &self.0.child(container).path)
+    }
+
+    /// Kills what is left in the groups of one container. Where the hierarchy that kills has none for it, the processes are
+    /// those that a hierarchy with limits counts as the container's.
+    pub(crate) fn kill_container(&self, container: &str) {
+        let group = self.0.child(container);
+        let limits = ["pids", "memory", "cpu"].iter().find_map(|name| self.0.cgroups.controller(name));
+        for _ in 0..KILL_ROUNDS {
+            let mut left = group.processes();
+            left.extend(limits.iter().flat_map(|root| group::processes_below(&root.join(&group.path))));
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 
     /// Removes the groups of one container whose processes have ended; what is still in use stays for [`Self::remove`].
