@@ -41,6 +41,8 @@ pub struct PodView {
     pub pod: Arc<Pod>,
     /// Its containers by name.
     pub containers: HashMap<String, ContainerView>,
+    /// The process whose network namespace is the pod's, while there is a sandbox.
+    pub sandbox: Option<u32>,
 }
 
 /// A container as the agent's server sees it.
@@ -52,6 +54,8 @@ pub struct ContainerView {
     pub running: Option<String>,
     /// It ran at least once, so that there may be a log.
     pub has_run: bool,
+    /// It has a standard input.
+    pub stdin: bool,
 }
 
 impl Context {

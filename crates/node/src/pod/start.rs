@@ -199,6 +199,10 @@ fn build(
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         oom_score_adj: qos::oom_score_adj(class, resources.memory_request_bytes, facts.node_memory_bytes),
         log_path: dir.log(instance),
+        stdin: spec.stdin.unwrap_or(false),
+        stdin_once: spec.stdin_once.unwrap_or(false),
+        tty: spec.tty.unwrap_or(false),
+        pid_of: None,
     })
 }
 

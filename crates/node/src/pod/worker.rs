@@ -325,14 +325,17 @@ impl Worker {
     /// Shows the pod to the agent's server.
     fn show(&self) {
         let pod = self.machine.pod().clone();
-        let view = |container: &crate::pod::container::Container| ContainerView {
+        let view = |spec: &core::Container, container: &crate::pod::container::Container| ContainerView {
+            stdin: spec.stdin.unwrap_or(false),
             attempt: container.attempt,
             running: container.running().map(|running| running.id.clone()),
             has_run: container.running().is_some() || container.started_before || container.attempt > 0,
         };
-        let specs = roles(&pod).map(|(spec, _)| spec.name.clone());
-        let containers = specs.filter_map(|name| Some((name.clone(), view(self.machine.container(&name)?)))).collect();
-        self.context.with_views(|views| views.insert(self.dir.uid(), PodView { pod: pod.clone(), containers }));
+        let specs = roles(&pod).map(|(spec, _)| spec);
+        let known = specs.filter_map(|spec| Some((spec.name.clone(), view(spec, self.machine.container(&spec.name)?))));
+        let (containers, sandbox) = (known.collect(), self.sandbox.as_ref().map(|sandbox| sandbox.pid()));
+        self.context
+            .with_views(|views| views.insert(self.dir.uid(), PodView { pod: pod.clone(), containers, sandbox }));
     }
 
     /// Runs something beside the worker; its answer comes back as news.

@@ -290,7 +290,9 @@ impl Shim {
             if interest.contains(PollFlags::POLLIN) {
                 let asked = attachment.read();
                 if let Some(container) = container.filter(|_| attachment.feeds) {
-                    asked.iter().for_each(|asked| container.serve(asked));
+                    for asked in &asked {
+                        container.serve(asked);
+                    }
                 }
             }
         }

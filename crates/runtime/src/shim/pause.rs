@@ -31,12 +31,13 @@ pub(super) fn start() -> Result<i32, nix::Error> {
     }
 }
 
+extern "C" fn wake(_: i32) {}
+
 #[allow(unsafe_code)]
 fn live() -> ! {
     let _ = set_name(c"pause");
     // Without the shim nobody would ever end it.
     let _ = set_pdeathsig(Signal::SIGKILL);
-    extern "C" fn wake(_: i32) {}
     // SAFETY: the handler does nothing; it only makes `pause` return.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::Handler(wake)) };
     loop {
