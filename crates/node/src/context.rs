@@ -56,6 +56,8 @@ pub struct ContainerView {
     pub has_run: bool,
     /// It has a standard input.
     pub stdin: bool,
+    /// Why it does not run, if it waits.
+    pub waiting: Option<&'static str>,
 }
 
 impl Context {

@@ -327,6 +327,7 @@ impl Worker {
         let pod = self.machine.pod().clone();
         let view = |spec: &core::Container, container: &crate::pod::container::Container| ContainerView {
             stdin: spec.stdin.unwrap_or(false),
+            waiting: if let Phase::Waiting(waiting) = &container.phase { Some(waiting.reason) } else { None },
             attempt: container.attempt,
             running: container.running().map(|running| running.id.clone()),
             has_run: container.running().is_some() || container.started_before || container.attempt > 0,

@@ -190,15 +190,20 @@ async fn pairs(mut streams: mpsc::Receiver<Stream>, place: Place) {
 
 /// One connection on two streams.
 async fn pair(place: &Place, port: u16, data: Stream, error: Stream) {
-    let failed = match dial(place, port).await {
-        Ok(connection) => carry(connection, data).await.err().map(|error| error.to_string()),
+    match dial(place, port).await {
+        Ok(connection) => {
+            let writer = data.writer.clone();
+            // What the program does to its connection is between it and its client; `kubectl` would take a word about it
+            // for a reason to close all others.
+            if let Err(error) = carry(connection, data).await {
+                tracing::debug!(pod = place.pod, port, %error, "forwarded connection broken off");
+                writer.reset().await;
+            }
+        }
         Err(why) => {
             data.writer.finish().await;
-            Some(why)
+            error.writer.write(place.sentence(port, &why).as_bytes()).await;
         }
-    };
-    if let Some(why) = failed {
-        error.writer.write(place.sentence(port, &why).as_bytes()).await;
     }
     error.writer.finish().await;
 }
@@ -274,7 +279,10 @@ async fn channels<C: Connection>(connection: C, place: Place, ports: Vec<u16>) {
     let listener = async {
         while let Some(Ok(message)) = source.next().await {
             let Message::Binary(data) = message else {
-                if matches!(message, Message::Close(_)) { break } else { continue }
+                if matches!(message, Message::Close(_)) {
+                    break;
+                }
+                continue;
             };
             let input = data.first().filter(|channel| **channel % 2 == 0).and_then(|c| inputs.get(usize::from(c / 2)));
             if let Some(input) = input

@@ -28,6 +28,8 @@ const CLOSE: u8 = 255;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a tunnel on their way.
 const TUNNEL_BYTES: usize = 64 * 1024;
+/// How long a client may take to say farewell.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
 /// Read and sent at a time.
 const PIECE_BYTES: usize = 16 * 1024;
 
@@ -47,9 +49,12 @@ pub(super) async fn session<C: Connection>(connection: C) -> Session {
     let (sink, source) = socket(connection).await.split();
     let (to_session, input) = mpsc::channel(QUEUE);
     let (output, from_session) = mpsc::channel(QUEUE);
-    let reader = tokio::spawn(listen(source, to_session));
+    let mut reader = tokio::spawn(listen(source, to_session));
     tokio::spawn(async move {
-        speak(sink, from_session).await;
+        // The client has the last word: were it not read, the kernel would take back what was sent last.
+        if speak(sink, from_session).await && timeout(FAREWELL, &mut reader).await.is_ok() {
+            return;
+        }
         // Also when the reader waits for a program that does not read: who cannot be told anything is gone.
         reader.abort();
     });
@@ -71,15 +76,18 @@ async fn listen<C: Connection>(mut source: SplitStream<WebSocketStream<C>>, sess
             (Some(&CLOSE), Some(&STDIN)) => Some(Inbound::StdinEnd),
             _ => None,
         };
-        if let Some(inbound) = inbound
-            && session.send(inbound).await.is_err()
-        {
-            return;
+        if let Some(inbound) = inbound {
+            // Nobody listens any more: the rest is read all the same, up to the client's farewell.
+            let _ = session.send(inbound).await;
         }
     }
 }
 
-async fn speak<C: Connection>(mut sink: SplitSink<WebSocketStream<C>, Message>, mut session: mpsc::Receiver<Outbound>) {
+/// False when the client is gone.
+async fn speak<C: Connection>(
+    mut sink: SplitSink<WebSocketStream<C>, Message>,
+    mut session: mpsc::Receiver<Outbound>,
+) -> bool {
     loop {
         let message = match timeout(PING, session.recv()).await {
             Ok(Some(Outbound::Stdout(bytes))) => on_channel(STDOUT, &bytes),
@@ -89,13 +97,12 @@ async fn speak<C: Connection>(mut sink: SplitSink<WebSocketStream<C>, Message>, 
             Err(_) => Message::Ping(Bytes::new()),
         };
         if sink.send(message).await.is_err() {
-            return;
+            return false;
         }
     }
     // With a status, or kubectl takes the end for an accident.
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    let _ = sink.send(Message::Close(Some(frame))).await;
-    let _ = sink.close().await;
+    sink.send(Message::Close(Some(frame))).await.is_ok()
 }
 
 /// A message of a channel.
@@ -156,8 +163,10 @@ mod tests {
         session.output.send(Outbound::Stderr(Bytes::from_static(b"no"))).await.unwrap();
         session.output.send(Outbound::Status(json!({}))).await.unwrap();
         drop(session.output);
-        let seen: Vec<_> = client.by_ref().map(|message| message.unwrap().into_data()).collect().await;
-        assert_eq!(seen, [&b"\x02no"[..], b"\x03{}", b"\x03\xe8"]);
+        for expected in [&b"\x02no"[..], b"\x03{}"] {
+            assert_eq!(client.next().await.unwrap().unwrap().into_data(), expected);
+        }
+        assert!(matches!(client.next().await.unwrap().unwrap(), Message::Close(Some(_))));
         drop(client);
         assert_eq!(session.input.recv().await, None, "a client that is gone is the end");
     }

@@ -200,8 +200,9 @@ pub(super) fn reply(stream: u32, first: bool) -> Vec<u8> {
     if first {
         body.extend_from_slice(&[0x78, 0x01]);
     }
-    // A stored block of four bytes: the count of headers.
+    // A stored block of four bytes, the count of headers; and an empty one, without which Go's reader looks for more.
     body.extend_from_slice(&[0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0]);
+    body.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
     control(SYN_REPLY, &body)
 }
 

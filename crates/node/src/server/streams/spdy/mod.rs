@@ -169,7 +169,7 @@ impl Listener {
     }
 
     async fn opened(&mut self, id: u32, last: bool, headers: HashMap<String, String>) -> Result<(), String> {
-        if self.open.len() >= STREAMS_MAX || id % 2 == 0 {
+        if self.open.len() >= STREAMS_MAX || id.is_multiple_of(2) {
             return self.send(frame::reset(id, true)).await;
         }
         let first = !std::mem::replace(&mut self.replied, true);
@@ -239,7 +239,7 @@ async fn feed(
                 let end = sizes.iter().rposition(|byte| *byte == b'}').map_or(0, |at| at + 1);
                 let whole: Vec<u8> = sizes.drain(..end).collect();
                 sizes.truncate(PIECE_BYTES);
-                whole.split_inclusive(|byte| *byte == b'}').filter_map(size).last()
+                whole.split_inclusive(|byte| *byte == b'}').filter_map(size).next_back()
             }
             stream = connection.recv() => match stream {
                 Some(_) => None,
