@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::Cache;
+use mainstay_model::quantity::Quantity;
 
 use crate::addresses::Addresses;
 use crate::config::NodeConfig;
@@ -70,6 +71,13 @@ impl Context {
             node_cpu_milli: self.machine.cpus as i64 * 1000,
             node_memory_bytes: self.machine.memory_bytes,
         }
+    }
+
+    /// What the node has for its pods: CPU in thousandths, memory in bytes.
+    pub fn capacity(&self) -> (i64, i64) {
+        let own = |name: &str| self.config.capacity.get(name).and_then(|text| text.parse::<Quantity>().ok());
+        let cpu = own("cpu").map_or(self.machine.cpus as i64 * 1000, Quantity::milli_value);
+        (cpu, own("memory").map_or(self.machine.memory_bytes, Quantity::value))
     }
 
     /// Works with the pods' addresses.

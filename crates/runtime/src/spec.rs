@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CPU_PERIOD_US, Cgroups, cpu_quota_us, cpu_shares};
 use crate::image::PROGRAM;
 use crate::protocol::{ContainerConfig, Mount, MountKind, SandboxConfig};
 
@@ -92,9 +92,6 @@ const MASKED: &[&str] = &[
 ];
 
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// Length of the scheduler period in which a CPU limit is enforced, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
 
 /// Bytes of shared memory a container has.
 const SHM: &str = "size=65536k";
@@ -271,12 +268,11 @@ fn volume(mount: &Mount) -> Value {
 
 fn resources(machine: Machine, config: &ContainerConfig) -> Value {
     let mut resources = json!({"devices": [{"allow": config.privileged, "access": "rwm"}]});
-    // Kubernetes' conversion: a whole core is 1024 shares, and the kernel's smallest share is 2.
-    let shares = config.cpu_request_milli.map_or(2, |milli| (milli * 1024 / 1000).max(2));
+    let shares = cpu_shares(config.cpu_request_milli);
     resources["cpu"] = if machine.shares_cpu { json!({"shares": shares}) } else { json!({}) };
     if let Some(milli) = config.cpu_limit_milli {
         resources["cpu"]["period"] = json!(CPU_PERIOD_US);
-        resources["cpu"]["quota"] = json!((milli * CPU_PERIOD_US / 1000).max(1000));
+        resources["cpu"]["quota"] = json!(cpu_quota_us(milli));
     }
     if let Some(bytes) = config.memory_limit_bytes {
         resources["memory"] = json!({"limit": bytes});

@@ -10,12 +10,13 @@
 //!
 //! Guarantees: what is killed or frozen includes every process below the group, also those just being started.
 //!
-//! Deliberately absent: setting limits, and enabling controllers for that; `libcontainer` does both for each container.
+//! Deliberately absent: first limits, and enabling controllers for that; `libcontainer` does both for each container.
 //!
 //! Sources: <https://docs.kernel.org/admin-guide/cgroup-v2.html>,
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>.
 
 mod group;
+mod limits;
 mod usage;
 
 use std::fs;
@@ -26,6 +27,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use group::Group;
+pub use limits::Limits;
+pub(crate) use limits::{CPU_PERIOD_US, cpu_quota_us, cpu_shares};
 pub use usage::Usage;
 
 /// Where cgroups are mounted.
@@ -272,6 +275,14 @@ impl PodCgroup {
     /// What one container uses.
     pub fn container_usage(&self, container: &str) -> Usage {
         usage::read(&self.0.cgroups, &self.0.child(container).path)
+    }
+
+    /// Changes what a running container may use.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn resize(&self, container: &str, limits: Limits) -> Result<(), CgroupError> {
+        limits::set(&self.0.cgroups, &self.0.child(container).path, limits)
     }
 
     /// Removes the pod's groups; its processes must have ended.
