@@ -14,7 +14,7 @@ use crate::authz::{self, Attributes};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Accepted, Call, Form, Target, Verb};
-use crate::{discovery, http_proxy, openapi, proxy, rest, watch};
+use crate::{discovery, openapi, proxy, rest, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -36,7 +36,7 @@ impl Api {
 
     async fn try_handle<B>(
         self: &Arc<Self>,
-        mut request: Request<B>,
+        request: Request<B>,
         connection: Option<User>,
     ) -> Result<Response<Body>, ApiError>
     where
@@ -50,11 +50,8 @@ impl Api {
             Target::Path(path) => return self.path(&path, request.uri().query(), request.headers()).await,
         };
         call.user = Arc::new(user);
-        if let Some("log" | "exec") = call.subresource.as_deref() {
-            return proxy::forward(self, &call, &mut request).await;
-        }
-        if call.subresource.as_deref() == Some("proxy") {
-            return http_proxy::forward(self, &call, request).await;
+        if proxy::answers(call.subresource.as_deref()) {
+            return proxy::forward(self, &call, request.map(reply::boxed)).await;
         }
         let permit = self.limits.enter(call.verb)?;
         let accepted = request::accept(request.headers(), &call)?;

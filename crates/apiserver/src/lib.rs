@@ -21,7 +21,6 @@ mod decode;
 mod discovery;
 mod follow;
 mod handler;
-mod http_proxy;
 mod limits;
 mod openapi;
 mod proxy;

@@ -20,17 +20,25 @@ pub(crate) const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_s
 const READS_MAX: usize = 400;
 const WRITES_MAX: usize = 400;
 const WATCHES_MAX: usize = 20_000;
+/// Requests that somebody else answers: logs, commands, ports, programs.
+const STREAMS_MAX: usize = 2_000;
 
 pub(crate) struct Limits {
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let share = |places| Arc::new(Semaphore::new(places));
-        Self { reads: share(READS_MAX), writes: share(WRITES_MAX), watches: share(WATCHES_MAX) }
+        Self {
+            reads: share(READS_MAX),
+            writes: share(WRITES_MAX),
+            watches: share(WATCHES_MAX),
+            streams: share(STREAMS_MAX),
+        }
     }
 }
 
@@ -45,7 +53,19 @@ impl Limits {
             verb if verb.mutates() => &self.writes,
             _ => &self.reads,
         };
-        let full = |_| ApiError::too_many_requests("too many requests at once, please try again later", 1);
-        share.clone().try_acquire_owned().map_err(full)
+        take(share)
     }
+
+    /// A place for a request that somebody else answers, held until all of the answer has flowed.
+    ///
+    /// # Errors
+    /// 429 when all places are taken.
+    pub(crate) fn enter_stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        take(&self.streams)
+    }
+}
+
+fn take(share: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    let full = |_| ApiError::too_many_requests("too many requests at once, please try again later", 1);
+    share.clone().try_acquire_owned().map_err(full)
 }

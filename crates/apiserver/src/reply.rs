@@ -19,6 +19,15 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// A body of any sort.
+pub(crate) fn boxed<B>(body: B) -> Body
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    body.map_err(|error| -> BodyError { error.into() }).boxed_unsync()
+}
+
 /// A JSON answer.
 pub(crate) fn json(code: StatusCode, value: &Value) -> Response<Body> {
     // A `Value` always serialises: its keys are strings.

@@ -57,7 +57,7 @@ pub(crate) struct Call {
     pub(crate) name: Option<String>,
     /// For example `status`.
     pub(crate) subresource: Option<String>,
-    /// What follows a subresource in the path: only `proxy` has such a rest.
+    /// What follows a subresource in the path, as it was written: only `proxy` has such a rest.
     pub(crate) rest: String,
     pub(crate) query: Query,
     /// Who calls.
@@ -220,7 +220,7 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
     let resource = resource.ok_or_else(ApiError::no_such_path)?;
     let name = rest.first().map(|name| (*name).to_owned());
     let (subresource, rest) = match rest {
-        [_, "proxy", rest @ ..] => (Some("proxy".to_owned()), rest.join("/")),
+        [_, "proxy", rest @ ..] => (Some("proxy".to_owned()), behind(path, parts.len() - rest.len()).to_owned()),
         [_, ..] if rest.len() > 1 => (Some(rest[1..].join("/")), String::new()),
         _ => (None, String::new()),
     };
@@ -233,13 +233,23 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
     let query = Query::parse(uri.query());
     let verb = match subresource.as_deref() {
         Some("proxy") => proxied(method),
-        subresource => verb(method, name.is_some(), subresource.is_some(), query.flag("watch"))?,
+        sub => verb(method, name.is_some(), sub.is_some(), query.flag("watch"))?,
     };
     if subresource.is_none() && !resource.has_verb(verb.word()) {
         return Err(ApiError::method_not_allowed());
     }
     let (resource, user, warnings) = (resource.clone(), Arc::new(User::anonymous()), Warnings::default());
     Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, rest, query, user, warnings })))
+}
+
+/// What of a path lies behind so many of its parts, as it was written.
+fn behind(path: &str, parts: usize) -> &str {
+    let mut rest = path;
+    for _ in 0..parts {
+        rest = rest.trim_start_matches('/');
+        rest = rest.find('/').map_or("", |at| &rest[at..]);
+    }
+    rest
 }
 
 /// What a proxied request does, by its method, for authorisation.
@@ -380,6 +390,15 @@ mod tests {
         assert_eq!((finalize.name(), finalize.subresource.as_deref()), ("shop", Some("finalize")));
         let scale = call("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale").unwrap();
         assert_eq!((scale.verb, scale.subresource.as_deref()), (Verb::Patch, Some("scale")));
+    }
+
+    #[test]
+    fn a_proxied_path_keeps_its_form() {
+        let rest = |path: &str| call("DELETE", path).map(|call| (call.name().to_owned(), call.rest));
+        let proxied = |name: &str, rest: &str| Ok((name.to_owned(), rest.to_owned()));
+        assert_eq!(rest("/api/v1/namespaces/proxy/pods/a:80/proxy/x//y%2Fz/"), proxied("a:80", "/x//y%2Fz/"));
+        assert_eq!(rest("/api/v1/nodes/n/proxy"), proxied("n", ""));
+        assert_eq!(rest("/api/v1/nodes/n/proxy/"), proxied("n", "/"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::Cache;
+use mainstay_model::quantity::Quantity;
 
 use crate::addresses::Addresses;
 use crate::config::NodeConfig;
@@ -41,6 +42,8 @@ pub struct PodView {
     pub pod: Arc<Pod>,
     /// Its containers by name.
     pub containers: HashMap<String, ContainerView>,
+    /// The process whose network namespace is the pod's, while there is a sandbox.
+    pub sandbox: Option<u32>,
 }
 
 /// A container as the agent's server sees it.
@@ -52,6 +55,10 @@ pub struct ContainerView {
     pub running: Option<String>,
     /// It ran at least once, so that there may be a log.
     pub has_run: bool,
+    /// It has a standard input.
+    pub stdin: bool,
+    /// Why it does not run, if it waits.
+    pub waiting: Option<&'static str>,
 }
 
 impl Context {
@@ -64,6 +71,13 @@ impl Context {
             node_cpu_milli: self.machine.cpus as i64 * 1000,
             node_memory_bytes: self.machine.memory_bytes,
         }
+    }
+
+    /// What the node has for its pods: CPU in thousandths, memory in bytes.
+    pub fn capacity(&self) -> (i64, i64) {
+        let own = |name: &str| self.config.capacity.get(name).and_then(|text| text.parse::<Quantity>().ok());
+        let cpu = own("cpu").map_or(self.machine.cpus as i64 * 1000, Quantity::milli_value);
+        (cpu, own("memory").map_or(self.machine.memory_bytes, Quantity::value))
     }
 
     /// Works with the pods' addresses.

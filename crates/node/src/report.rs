@@ -4,9 +4,10 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Map, Value, json};
 
 /// The fields of a pod's status that the agent owns: absent here, they are removed there.
-const OWN: [&str; 15] = [
+const OWN: [&str; 16] = [
     "conditions",
     "containerStatuses",
+    "ephemeralContainerStatuses",
     "hostIP",
     "hostIPs",
     "initContainerStatuses",

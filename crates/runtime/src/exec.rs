@@ -32,6 +32,7 @@ use crate::protocol::{ContainerState, ContainerStatus, SandboxConfig};
 use crate::shim::{CONFIG, RECORD, container_directory, container_state_root};
 use crate::workload::{Program, reason};
 pub use pty::Pty;
+pub(crate) use pty::resize as resize_terminal;
 
 /// Exit code of the helper when the command could not be started, as shells use it.
 const NOT_STARTED: i32 = 126;
@@ -82,6 +83,15 @@ pub struct Exec {
     group: Option<CommandCgroup>,
 }
 
+impl ExecConfig {
+    /// The container's first process.
+    fn process(&self) -> io::Result<i32> {
+        let record = container_directory(&self.dir, &self.container_id).join(RECORD);
+        let status: ContainerStatus = read_json(&record).map_err(io::Error::other)?;
+        Ok(status.pid)
+    }
+}
+
 impl Exec {
     /// Starts a command.
     ///
@@ -93,7 +103,7 @@ impl Exec {
         command.current_dir("/").env_clear().kill_on_drop(true);
         let group = |child: &Child| command_group(config, child.id()?);
         if config.tty {
-            let (pty, other) = Pty::open()?;
+            let (pty, other) = Pty::open(config.process()?)?;
             command.stdin(other.try_clone()?).stdout(other.try_clone()?).stderr(other);
             let child = command.spawn()?;
             return Ok((Self { group: group(&child), child }, Streams::Terminal(pty)));

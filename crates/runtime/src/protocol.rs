@@ -12,6 +12,7 @@ pub const LINE_BYTES_MAX: usize = 1024 * 1024;
 
 /// How a pod's sandbox is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // Independent wishes of a pod's specification.
 pub struct SandboxConfig {
     /// The pod's own directory, absolute; everything lies below it.
     pub dir: PathBuf,
@@ -21,6 +22,15 @@ pub struct SandboxConfig {
     pub hostname: String,
     /// Use the node's network instead of an own one.
     pub host_network: bool,
+    /// Use the machine's process ids: containers see every process of it.
+    #[serde(default)]
+    pub host_pid: bool,
+    /// Use the machine's System V and POSIX interprocess communication.
+    #[serde(default)]
+    pub host_ipc: bool,
+    /// All containers share one process namespace (`shareProcessNamespace`).
+    #[serde(default)]
+    pub share_pid: bool,
     /// The instance the node belongs to; names the cgroups.
     pub instance: String,
     /// The node's name; names the cgroups.
@@ -102,6 +112,18 @@ pub struct ContainerConfig {
     pub oom_score_adj: i32,
     /// Where its output goes, in CRI format.
     pub log_path: PathBuf,
+    /// It has a standard input, which whoever attaches may write to.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Its standard input ends when the first one who attached to it is gone.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// Its standard streams are one terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// The container of this pod, by id, whose process namespace it joins: for debugging containers.
+    #[serde(default)]
+    pub pid_of: Option<String>,
 }
 
 /// Where a container is in its life.
@@ -141,8 +163,18 @@ pub struct ContainerStatus {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Wish {
     Start(Box<ContainerConfig>),
-    Signal { id: String, signal: i32 },
-    Remove { id: String },
+    Signal {
+        id: String,
+        signal: i32,
+    },
+    Remove {
+        id: String,
+    },
+    /// From the answer on, the connection carries [`Frame`]s.
+    Attach {
+        id: String,
+        stdin: bool,
+    },
     Statuses,
     Stop,
 }
@@ -166,4 +198,57 @@ pub(crate) enum Message {
         result: Result<Vec<ContainerStatus>, String>,
     },
     Changed(ContainerStatus),
+}
+
+/// What goes over a connection that is attached to a container's streams: a byte that says what it is, the length as a
+/// big-endian `u32`, the bytes.
+pub(crate) mod frame {
+    /// To the container: input.
+    pub(crate) const STDIN: u8 = 0;
+    /// From the container: output; with a terminal, all of it.
+    pub(crate) const STDOUT: u8 = 1;
+    /// From the container: error output.
+    pub(crate) const STDERR: u8 = 2;
+    /// To the container: the terminal's columns and rows, two big-endian `u16`.
+    pub(crate) const RESIZE: u8 = 4;
+    /// To the container: there is no more input.
+    pub(crate) const STDIN_END: u8 = 5;
+    /// The longest frame's bytes.
+    pub(crate) const BYTES_MAX: usize = 64 * 1024;
+
+    /// A frame's head.
+    pub(crate) fn head(kind: u8, length: usize) -> [u8; 5] {
+        let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+        [kind, length[0], length[1], length[2], length[3]]
+    }
+
+    /// Takes the first whole frame off `bytes`; `Err` when it is longer than any may be.
+    pub(crate) fn take(bytes: &mut Vec<u8>) -> Result<Option<(u8, Vec<u8>)>, ()> {
+        let Some((&[kind, a, b, c, d], _)) = bytes.split_first_chunk::<5>() else { return Ok(None) };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if length > BYTES_MAX {
+            return Err(());
+        }
+        if bytes.len() < 5 + length {
+            return Ok(None);
+        }
+        let body = bytes[5..5 + length].to_vec();
+        bytes.drain(..5 + length);
+        Ok(Some((kind, body)))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::{BYTES_MAX, STDIN, head, take};
+
+        #[test]
+        fn frames_are_taken_when_they_are_whole() {
+            let mut bytes = head(STDIN, 3).to_vec();
+            assert_eq!(take(&mut bytes), Ok(None));
+            bytes.extend_from_slice(b"abcx");
+            assert_eq!(take(&mut bytes), Ok(Some((STDIN, b"abc".to_vec()))));
+            assert_eq!(bytes, b"x");
+            assert_eq!(take(&mut head(STDIN, BYTES_MAX + 1).to_vec()), Err(()));
+        }
+    }
 }

@@ -24,6 +24,9 @@ use crate::protocol::{
 };
 use crate::shim::{self, CONFIG, SOCKET};
 
+mod attach;
+pub use attach::{AttachReader, AttachWriter, attach};
+
 /// How long a shim may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a shim may take to answer.
@@ -300,7 +303,7 @@ async fn connect(dir: &Path) -> io::Result<UnixStream> {
 }
 
 /// The shim's next message; `None` when it is gone or talks nonsense.
-async fn next(reader: &mut BufReader<OwnedReadHalf>) -> Option<Message> {
+pub(crate) async fn next(reader: &mut BufReader<OwnedReadHalf>) -> Option<Message> {
     let mut line = Vec::new();
     reader.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).await.ok()?;
     serde_json::from_slice(&line).ok()

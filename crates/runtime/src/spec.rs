@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CPU_PERIOD_US, Cgroups, cpu_quota_us, cpu_shares};
 use crate::image::PROGRAM;
 use crate::protocol::{ContainerConfig, Mount, MountKind, SandboxConfig};
 
@@ -93,9 +93,6 @@ const MASKED: &[&str] = &[
 
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Length of the scheduler period in which a CPU limit is enforced, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
-
 /// Bytes of shared memory a container has.
 const SHM: &str = "size=65536k";
 
@@ -104,6 +101,17 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 /// Open files of a process: what it begins with, and how far it may raise that.
 const OPEN_FILES: (u64, u64) = (65_536, 524_288);
+
+/// Whose processes a container sees and is seen by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PidNamespace {
+    /// Only its own.
+    Own,
+    /// Those of the namespace that this process lives in.
+    Of(i32),
+    /// All of the machine.
+    Machine,
+}
 
 /// What of this machine shapes a container.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +152,20 @@ fn own_capabilities() -> u64 {
 }
 
 /// The specification of a container whose root file system is mounted at `rootfs`.
-pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &ContainerConfig, rootfs: &Path) -> Value {
+pub(crate) fn build(
+    machine: Machine,
+    sandbox: &SandboxConfig,
+    config: &ContainerConfig,
+    pids: &PidNamespace,
+    rootfs: &Path,
+) -> Value {
+    // Network, IPC and host name are the shim's, that is, the pod's.
+    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    match pids {
+        PidNamespace::Own => namespaces.push(json!({"type": "pid"})),
+        PidNamespace::Of(process) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{process}/ns/pid")})),
+        PidNamespace::Machine => {}
+    }
     let capabilities = capabilities(machine, config);
     let mut env: Vec<String> = config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !config.env.iter().any(|(name, _)| name == "PATH") {
@@ -155,7 +176,7 @@ pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &Containe
     json!({
         "ociVersion": "1.1.0",
         "process": {
-            "terminal": false,
+            "terminal": config.tty,
             "user": {"uid": config.user, "gid": config.group, "additionalGids": config.supplementary_groups},
             "args": config.command, "env": env, "cwd": working_dir,
             "capabilities": {
@@ -172,8 +193,7 @@ pub(crate) fn build(machine: Machine, sandbox: &SandboxConfig, config: &Containe
         "root": {"path": rootfs, "readonly": config.read_only_root},
         "mounts": mounts(sandbox, config),
         "linux": {
-            // Network, IPC and host name are the shim's, that is, the pod's.
-            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}],
+            "namespaces": namespaces,
             "cgroupsPath": format!("/mainstay/{}/{}/pod{}/{}", sandbox.instance, sandbox.node, sandbox.uid, config.id),
             "resources": resources(machine, config),
             "rootfsPropagation": "slave",
@@ -248,12 +268,11 @@ fn volume(mount: &Mount) -> Value {
 
 fn resources(machine: Machine, config: &ContainerConfig) -> Value {
     let mut resources = json!({"devices": [{"allow": config.privileged, "access": "rwm"}]});
-    // Kubernetes' conversion: a whole core is 1024 shares, and the kernel's smallest share is 2.
-    let shares = config.cpu_request_milli.map_or(2, |milli| (milli * 1024 / 1000).max(2));
+    let shares = cpu_shares(config.cpu_request_milli);
     resources["cpu"] = if machine.shares_cpu { json!({"shares": shares}) } else { json!({}) };
     if let Some(milli) = config.cpu_limit_milli {
         resources["cpu"]["period"] = json!(CPU_PERIOD_US);
-        resources["cpu"]["quota"] = json!((milli * CPU_PERIOD_US / 1000).max(1000));
+        resources["cpu"]["quota"] = json!(cpu_quota_us(milli));
     }
     if let Some(bytes) = config.memory_limit_bytes {
         resources["memory"] = json!({"limit": bytes});
@@ -304,6 +323,10 @@ mod tests {
             no_new_privileges: false,
             oom_score_adj: 0,
             log_path: "/log".into(),
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            pid_of: None,
         }
     }
 

@@ -10,4 +10,5 @@ mod examples;
 mod faults;
 mod machine;
 mod recovery;
+mod streams;
 mod transcripts;

@@ -58,7 +58,7 @@ impl Machine {
         }
         let of_pod = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
         match (spec.restart_policy.as_deref().or(of_pod).unwrap_or("Always"), self.containers[index].role) {
-            ("Never", _) => false,
+            ("Never", _) | (_, Role::Ephemeral) => false,
             ("OnFailure", _) | (_, Role::Init) => end.exit_code != 0,
             _ => true,
         }
@@ -71,6 +71,8 @@ impl Machine {
                 out.push(Action::CreateSandbox);
             }
             Sandbox::Ready { .. } => {
+                // Whatever keeps the others from running may be what is to be looked into.
+                self.each(Role::Ephemeral, |machine, index| machine.try_start(index, now, out));
                 if self.initialized {
                     self.each(Role::Sidecar, |machine, index| machine.try_start(index, now, out));
                 } else {
@@ -95,7 +97,7 @@ impl Machine {
     /// Init containers one after the other; whether all are through.
     fn initialize(&mut self, now: Timestamp, out: &mut Vec<Action>) -> bool {
         for index in 0..self.containers.len() {
-            if self.containers[index].role == Role::Main {
+            if !self.containers[index].role.is_init() {
                 break;
             }
             // A container that just came up may have nothing to wait for.
@@ -192,6 +194,7 @@ impl Machine {
         if let Some(kind) = failed {
             self.restart_unhealthy(index, &spec, kind, now, out);
         }
+        self.tend_resources(index, &spec, now, out);
     }
 
     fn restart_unhealthy(

@@ -8,6 +8,7 @@ use crate::pod::backoff::Backoff;
 use crate::pod::clock::{earliest, later};
 use crate::pod::io::{Exit, Instance};
 use crate::pod::probe::{Probe, ProbeKind, Verdict};
+use crate::pod::resize::Resize;
 
 /// What a container is to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,15 @@ pub enum Role {
     Sidecar,
     /// One of `spec.containers`.
     Main,
+    /// Put into the running pod for debugging: runs once, and counts for nothing.
+    Ephemeral,
+}
+
+impl Role {
+    /// Whether it is one of `spec.initContainers`.
+    pub fn is_init(self) -> bool {
+        matches!(self, Self::Init | Self::Sidecar)
+    }
 }
 
 /// A container's past and present.
@@ -68,7 +78,7 @@ pub struct Waiting {
 impl Waiting {
     /// Waiting for its turn.
     pub fn turn(role: Role) -> Phase {
-        let reason = if role == Role::Main { "ContainerCreating" } else { "PodInitializing" };
+        let reason = if role.is_init() { "PodInitializing" } else { "ContainerCreating" };
         Phase::Waiting(Self { reason, message: None, retry_at: None })
     }
 }
@@ -107,6 +117,10 @@ pub struct Running {
     pub ready: bool,
     /// It is being stopped.
     pub stop: Option<Stop>,
+    /// What it may use now.
+    pub resources: Option<core::ResourceRequirements>,
+    /// A change of that.
+    pub resize: Resize,
 }
 
 /// A stop that is under way.
@@ -254,6 +268,8 @@ impl Container {
                     [running.startup.as_ref().filter(|_| judged), running.liveness.as_ref().filter(|_| judged)];
                 let probes = probes.into_iter().chain([running.readiness.as_ref()]);
                 let due = probes.flatten().filter_map(Probe::next_at).filter(later).min();
+                let again = running.resize.retry_at().filter(|at| judged && later(at));
+                let due = earliest(due, again);
                 earliest(due, running.stop.as_ref().map(|stop| stop.next_at).filter(later))
             }
             _ => None,
@@ -276,6 +292,8 @@ impl Running {
             started: false,
             ready: false,
             stop: None,
+            resources: spec.resources.clone(),
+            resize: Resize::None,
         }
     }
 

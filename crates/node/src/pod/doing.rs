@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use mainstay_runtime::cgroup::Cgroups;
 use mainstay_runtime::exec::ExecConfig;
 use mainstay_runtime::protocol::SandboxConfig;
 use mainstay_runtime::sandbox::{Sandbox, SandboxError, clean_up};
@@ -14,10 +15,11 @@ use crate::context::Context;
 use crate::pod::dir::PodDir;
 use crate::pod::files;
 use crate::pod::io::{Action, Hook, Input, Instance, Signal, StartFailure};
-use crate::pod::machine::roles;
 use crate::pod::probe::ProbeKind;
 use crate::pod::prober::Check;
-use crate::pod::start::{Start, container_id};
+use crate::pod::qos::{self, Resources};
+use crate::pod::resize::{Refused, fits};
+use crate::pod::start::{Start, container_id, limits_of};
 use crate::pod::worker::{News, Worker};
 use crate::report;
 
@@ -35,6 +37,7 @@ impl Worker {
             Action::Hook(instance, hook, limit) => self.hook(instance, hook, limit),
             Action::Probe(instance, kind, limit) => self.probe(instance, kind, limit),
             Action::Signal(instance, signal) => self.signal(&instance, &signal),
+            Action::Resize(instance, resources) => self.resize(instance, resources.as_deref()),
             Action::StopSandbox => self.stop_sandbox(),
             Action::DeletePod => self.delete(),
             Action::Forget => self.forget(),
@@ -52,6 +55,9 @@ impl Worker {
             uid: self.dir.uid(),
             hostname: files::hostname(self.machine.pod()),
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            host_pid: spec.and_then(|spec| spec.host_pid).unwrap_or(false),
+            host_ipc: spec.and_then(|spec| spec.host_ipc).unwrap_or(false),
+            share_pid: spec.and_then(|spec| spec.share_process_namespace).unwrap_or(false),
             instance: config.instance.clone(),
             node: config.name.clone(),
             exe: config.exe.clone(),
@@ -75,12 +81,19 @@ impl Worker {
     }
 
     fn start(&mut self, instance: Instance) {
-        let spec =
-            roles(self.machine.pod()).map(|(spec, _)| spec).find(|spec| spec.name == instance.container).cloned();
+        let spec = self.machine.spec_of(&instance.container).cloned();
         let (Some(sandbox), Some(spec)) = (self.sandbox.clone(), spec) else {
             let failure = StartFailure::Config("the pod's sandbox is gone".to_owned());
             self.spawn(async move { News::Input(Input::StartFailed(instance, failure)) });
             return;
+        };
+        let target = match self.target(&instance) {
+            Ok(target) => target,
+            Err(name) => {
+                let failure = StartFailure::Config(format!("unable to find target container \"{name}\""));
+                self.spawn(async move { News::Input(Input::StartFailed(instance, failure)) });
+                return;
+            }
         };
         self.ids.insert(container_id(&self.dir.uid(), &instance), instance.clone());
         let start = Start {
@@ -91,12 +104,47 @@ impl Worker {
             sandbox,
             prepared: self.prepared.clone(),
             instance: instance.clone(),
+            target,
         };
         self.spawn(async move {
             match start.run(&spec).await {
                 Ok(status) => News::Container(instance, status),
                 Err(failure) => News::Input(Input::StartFailed(instance, failure)),
             }
+        });
+    }
+
+    /// The container whose processes an ephemeral one is to see, by id; its name if it does not run.
+    fn target(&self, instance: &Instance) -> Result<Option<String>, String> {
+        let spec = self.machine.pod().spec.as_ref();
+        let mut ephemeral = spec.into_iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        let own = ephemeral.find(|own| own.name == instance.container);
+        let Some(name) = own.and_then(|own| own.target_container_name.clone()).filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let running = self.machine.running(&name).map(|(_, running)| running.id.clone());
+        running.map(Some).ok_or(name)
+    }
+
+    /// Changes what a running container may use, if the node has it.
+    fn resize(&mut self, instance: Instance, resources: Option<&core::ResourceRequirements>) {
+        let config = &self.context.config;
+        let own = self.machine.pod().metadata.uid.clone();
+        let sum = |pod: &core::Pod| pod.spec.as_ref().map_or((0, 0), qos::requests);
+        let pods = self.context.pods.list();
+        let others = pods.iter().filter(|pod| pod.metadata.uid != own && !is_over(pod)).map(|pod| sum(pod));
+        let others = others.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        let node = self.context.capacity();
+        let allowed = fits(sum(self.machine.pod()), others, node);
+        let pod = Cgroups::detect().map(|cgroups| cgroups.node(&config.instance, &config.name).pod(&self.dir.uid()));
+        let id = container_id(&self.dir.uid(), &instance);
+        let limits = limits_of(Resources::of(resources));
+        self.spawn(async move {
+            let result = allowed.and_then(|()| {
+                let failed = |error: &dyn std::error::Error| Refused::Failed(with_sources(error));
+                pod.map_err(|error| failed(&error))?.resize(&id, limits).map_err(|error| failed(&error))
+            });
+            News::Input(Input::Resized(instance, result))
         });
     }
 
@@ -120,7 +168,7 @@ impl Worker {
     }
 
     fn container_spec(&self, instance: &Instance) -> Option<&core::Container> {
-        roles(self.machine.pod()).map(|(spec, _)| spec).find(|spec| spec.name == instance.container)
+        self.machine.spec_of(&instance.container)
     }
 
     fn hook(&mut self, instance: Instance, hook: Hook, limit: Duration) {
@@ -241,6 +289,11 @@ impl Worker {
         let (dir, context) = (self.dir.clone(), self.context.clone());
         self.spawn(async move { remove(&context, dir).await });
     }
+}
+
+/// Whether a pod takes nothing any more.
+fn is_over(pod: &core::Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 async fn make_sandbox(

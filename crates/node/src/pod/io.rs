@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 use crate::pod::probe::ProbeKind;
+use crate::pod::resize::Refused;
 
 /// One start of one container: its name and how often it had been restarted before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,6 +98,8 @@ pub enum Input {
     HookDone(Instance, Hook, Option<String>),
     /// A probe's attempt ended; with what went wrong, if something did.
     Probed(Instance, ProbeKind, Option<String>),
+    /// A container may use something else now, or may not.
+    Resized(Instance, Result<(), Refused>),
     /// The time that [`Machine::next_wake`](crate::pod::machine::Machine::next_wake) named has come.
     Tick,
 }
@@ -114,6 +117,8 @@ pub enum Action {
     Probe(Instance, ProbeKind, Duration),
     /// Send a signal to a container's first process; sooner or later `Exited` follows.
     Signal(Instance, Signal),
+    /// Let a running container use what its specification says now: `Resized`.
+    Resize(Instance, Option<Box<ResourceRequirements>>),
     /// Take the sandbox down: `SandboxStopped`.
     StopSandbox,
     /// Write the final status, delete the pod from the API for good and forget it here.

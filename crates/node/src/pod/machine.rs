@@ -8,7 +8,7 @@
 //! is no longer the present one are ignored; after an ending has begun nothing is started; the same inputs at the same
 //! times give the same actions.
 //!
-//! Deliberately absent: in-place changes of a running pod's containers (image, resources), ephemeral containers.
+//! Deliberately absent: a change of a running container's image.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -51,8 +51,10 @@ pub struct Machine {
     pub(super) sandbox_failures: u32,
     /// The pod's address; kept when the sandbox is gone, because the status still shows it.
     pub(super) ip: Option<Ipv4Addr>,
-    /// Init containers in their order, then the others.
+    /// Init containers in their order, then the others, then the ephemeral ones.
     pub(super) containers: Vec<Container>,
+    /// The pod's ephemeral containers, in the terms of all others.
+    ephemeral: Vec<core::Container>,
     /// All init containers are through; latched until the sandbox is lost.
     pub(super) initialized: bool,
     pub(super) started_at: Timestamp,
@@ -69,7 +71,10 @@ const IMAGE_RETRY_MAX: SignedDuration = SignedDuration::from_secs(300);
 impl Machine {
     /// A pod that was just bound to this node.
     pub fn new(pod: Arc<core::Pod>, now: Timestamp) -> Self {
-        let containers = roles(&pod).map(|(spec, role)| Container::new(&spec.name, role)).collect();
+        let ephemeral = ephemeral(&pod);
+        let containers = roles(&pod).map(|(spec, role)| Container::new(&spec.name, role));
+        let further = ephemeral.iter().map(|spec| Container::new(&spec.name, Role::Ephemeral));
+        let containers = containers.chain(further).collect();
         let started_at = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(now, |time| time.0);
         Self {
             pod,
@@ -77,6 +82,7 @@ impl Machine {
             sandbox_failures: 0,
             ip: None,
             containers,
+            ephemeral,
             initialized: false,
             started_at,
             ending: None,
@@ -132,12 +138,33 @@ impl Machine {
     pub(super) fn spec(&self, index: usize) -> Option<&core::Container> {
         let spec = self.pod.spec.as_ref()?;
         let init = spec.init_containers.as_deref().unwrap_or_default();
-        init.iter().chain(&spec.containers).nth(index)
+        init.iter().chain(&spec.containers).chain(&self.ephemeral).nth(index)
+    }
+
+    /// The specification of a container of any sort.
+    pub fn spec_of(&self, name: &str) -> Option<&core::Container> {
+        self.containers.iter().position(|container| container.name == name).and_then(|index| self.spec(index))
+    }
+
+    /// The specifications of all containers.
+    pub fn specs(&self) -> impl Iterator<Item = &core::Container> {
+        (0..self.containers.len()).filter_map(|index| self.spec(index))
+    }
+
+    /// The pod as the API has it now; ephemeral containers may have come.
+    fn renew(&mut self, pod: Arc<core::Pod>) {
+        self.ephemeral = ephemeral(&pod);
+        self.pod = pod;
+        for spec in &self.ephemeral {
+            if !self.containers.iter().any(|container| container.name == spec.name) {
+                self.containers.push(Container::new(&spec.name, Role::Ephemeral));
+            }
+        }
     }
 
     fn take_in(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
-            Input::Pod(pod) => self.pod = pod,
+            Input::Pod(pod) => self.renew(pod),
             Input::Gone => self.end_gone(now),
             Input::SandboxReady { ip } => {
                 (self.sandbox, self.sandbox_failures, self.ip) = (Sandbox::Ready { ip }, 0, ip);
@@ -152,6 +179,7 @@ impl Machine {
             Input::Exited(instance, exit) => self.exited(&instance, exit),
             Input::HookDone(instance, hook, error) => self.hook_done(&instance, hook, error.as_deref(), now, actions),
             Input::Probed(instance, kind, error) => self.probed(&instance, kind, error, now, actions),
+            Input::Resized(instance, result) => self.resized(&instance, result, now, actions),
             Input::Tick => {}
         }
     }
@@ -339,6 +367,13 @@ pub fn roles(pod: &core::Pod) -> impl Iterator<Item = (&core::Container, Role)> 
         if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
     };
     init.iter().map(move |c| (c, role(c))).chain(main.iter().map(|c| (c, Role::Main)))
+}
+
+/// A pod's ephemeral containers in the terms of all others.
+pub fn ephemeral(pod: &core::Pod) -> Vec<core::Container> {
+    let specs = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    // They have the same fields, but for the target, so that none is lost.
+    specs.filter_map(|spec| serde_json::from_value(serde_json::to_value(spec).ok()?).ok()).collect()
 }
 
 fn doubled(first: SignedDuration, max: SignedDuration, times: u32) -> SignedDuration {

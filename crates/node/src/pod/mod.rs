@@ -14,6 +14,7 @@ pub mod probe;
 pub mod prober;
 pub mod qos;
 pub mod record;
+pub mod resize;
 pub mod start;
 pub mod status;
 pub mod worker;

@@ -62,6 +62,29 @@ impl Resources {
     }
 }
 
+/// What a pod requests: CPU in thousandths, memory in bytes. Init containers run before the others, so that the larger of the
+/// two counts; those that stay count with the others.
+///
+/// Source: <https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers>.
+pub fn requests(spec: &core::PodSpec) -> (i64, i64) {
+    let of = |c: &core::Container| {
+        let resources = Resources::of(c.resources.as_ref());
+        (resources.cpu_request_milli, resources.memory_request_bytes)
+    };
+    let add = |a: (i64, i64), b: (i64, i64)| (a.0 + b.0, a.1 + b.1);
+    let most = |a: (i64, i64), b: (i64, i64)| (a.0.max(b.0), a.1.max(b.1));
+    let (mut staying, mut peak) = ((0, 0), (0, 0));
+    for container in spec.init_containers.iter().flatten() {
+        if container.restart_policy.as_deref() == Some("Always") {
+            staying = add(staying, of(container));
+            peak = most(peak, staying);
+        } else {
+            peak = most(peak, add(staying, of(container)));
+        }
+    }
+    most(peak, spec.containers.iter().map(of).fold(staying, add))
+}
+
 /// An amount of a resource list, if it is there, can be read and is above zero.
 pub fn amount(list: Option<&BTreeMap<String, Text>>, name: &str) -> Option<Quantity> {
     let quantity: Quantity = list?.get(name)?.0.parse().ok()?;

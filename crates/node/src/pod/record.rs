@@ -13,7 +13,7 @@ use crate::pod::container::{Container, Phase, PostStart, Running, Termination, W
 use crate::pod::machine::{Machine, Sandbox};
 
 /// The memory of a pod, written to its directory whenever it changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The pod's address.
     pub ip: Option<Ipv4Addr>,
@@ -26,7 +26,7 @@ pub struct Record {
 }
 
 /// The memory of one container.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     attempt: u32,
     started_before: bool,
@@ -36,7 +36,7 @@ pub struct ContainerRecord {
     backoff: Backoff,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct RunningRecord {
     id: String,
     image_id: String,
@@ -44,6 +44,9 @@ struct RunningRecord {
     hook_done: bool,
     started: bool,
     ready: bool,
+    /// What it may use; none in the records of former versions.
+    #[serde(default)]
+    resources: Option<core::ResourceRequirements>,
 }
 
 /// A container that the runtime still knows: running, or ended and not yet removed.
@@ -68,6 +71,7 @@ impl Machine {
                 hook_done: running.post_start == PostStart::Done,
                 started: running.started,
                 ready: running.ready,
+                resources: running.resources.clone(),
             });
             let ended = if let Phase::Terminated(end) = &container.phase { Some(end.clone()) } else { None };
             let record = ContainerRecord {
@@ -140,6 +144,7 @@ impl Container {
                 // A hook that was cut short is not run twice.
                 running.post_start = PostStart::Done;
                 running.resume(spec, known.started, known.ready, now);
+                running.resources = known.resources.clone().or_else(|| spec.resources.clone());
                 Phase::Running(Box::new(running))
             }
             // It was being started when the agent ended.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
+use mainstay_runtime::cgroup::Limits;
 use mainstay_runtime::image::ImageRef;
 use mainstay_runtime::protocol::{ContainerConfig, ContainerStatus, Mount, MountKind};
 use mainstay_runtime::sandbox::{Sandbox, SandboxError};
@@ -50,6 +51,8 @@ pub struct Start {
     pub prepared: Arc<Mutex<Prepared>>,
     /// What is to be started.
     pub instance: Instance,
+    /// The container whose processes it is to see, by id.
+    pub target: Option<String>,
 }
 
 impl Start {
@@ -71,12 +74,14 @@ impl Start {
         let environment = complete(environment, &self.pod);
         let config = {
             let (pod, dir, instance, spec) = (self.pod.clone(), self.dir.clone(), self.instance.clone(), spec.clone());
+            let target = self.target.clone();
             let built = tokio::task::spawn_blocking(move || {
                 dir.prepare(&instance)
                     .map_err(|error| StartFailure::Config(format!("cannot prepare the pod's directory: {error}")))?;
                 let binds = volumes::binds(&spec, &volumes, &environment)
                     .map_err(|error| StartFailure::Config(error.to_string()))?;
-                build(&pod, &spec, &dir, &instance, image, environment, &binds, &facts)
+                let config = build(&pod, &spec, &dir, &instance, image, environment, &binds, &facts)?;
+                Ok(ContainerConfig { pid_of: target, ..config })
             });
             built.await.map_err(|error| StartFailure::Config(error.to_string()))??
         };
@@ -151,6 +156,16 @@ pub fn container_id(uid: &str, instance: &Instance) -> String {
     (0..8).map(part).collect()
 }
 
+/// What a container may use, in the kernel's terms.
+pub fn limits_of(resources: Resources) -> Limits {
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    Limits {
+        cpu_request_milli: positive(resources.cpu_request_milli),
+        cpu_limit_milli: resources.cpu_limit_milli.and_then(positive),
+        memory_limit_bytes: resources.memory_limit_bytes.and_then(positive),
+    }
+}
+
 /// What the runtime is asked to start. Pure.
 #[allow(clippy::too_many_arguments)] // One value with eight fields, used once, would say no more.
 fn build(
@@ -172,7 +187,7 @@ fn build(
     }
     let resources = Resources::of(spec.resources.as_ref());
     let class = pod.spec.as_ref().map_or(qos::QosClass::BestEffort, qos::class_of);
-    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let limits = limits_of(resources);
     let security = spec.security_context.clone().unwrap_or_default();
     let identity = Identity::of(pod, &security)?;
     let capabilities = security.capabilities.unwrap_or_default();
@@ -185,9 +200,9 @@ fn build(
         mounts: mounts(spec, dir, instance, binds),
         env: environment.into_iter().collect(),
         working_dir: spec.working_dir.clone().unwrap_or_default(),
-        cpu_request_milli: positive(resources.cpu_request_milli),
-        cpu_limit_milli: resources.cpu_limit_milli.and_then(positive),
-        memory_limit_bytes: resources.memory_limit_bytes.and_then(positive),
+        cpu_request_milli: limits.cpu_request_milli,
+        cpu_limit_milli: limits.cpu_limit_milli,
+        memory_limit_bytes: limits.memory_limit_bytes,
         pids_limit: None,
         user: identity.user,
         group: identity.group,
@@ -199,6 +214,10 @@ fn build(
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         oom_score_adj: qos::oom_score_adj(class, resources.memory_request_bytes, facts.node_memory_bytes),
         log_path: dir.log(instance),
+        stdin: spec.stdin.unwrap_or(false),
+        stdin_once: spec.stdin_once.unwrap_or(false),
+        tty: spec.tty.unwrap_or(false),
+        pid_of: None,
     })
 }
 

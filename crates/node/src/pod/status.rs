@@ -11,6 +11,7 @@ use crate::pod::container::{Container, Phase, Role, Termination};
 use crate::pod::ending::Why;
 use crate::pod::machine::{Machine, Sandbox};
 use crate::pod::qos;
+use crate::pod::resize::RESIZE_CONDITIONS;
 
 /// The prefix of container ids in statuses.
 pub const ID_SCHEME: &str = "mainstay://";
@@ -30,11 +31,12 @@ impl Machine {
     pub fn status(&self, node: &NodeFacts, last: Option<&core::PodStatus>, now: Timestamp) -> core::PodStatus {
         let seen = self.pod.status.as_ref();
         let phase = self.phase();
-        let statuses = |is_init: bool| -> Vec<_> {
-            let wanted = self.containers.iter().enumerate().filter(|(_, c)| (c.role != Role::Main) == is_init);
+        let statuses = |of: fn(Role) -> bool| -> Vec<_> {
+            let wanted = self.containers.iter().enumerate().filter(|(_, c)| of(c.role));
             wanted.map(|(index, container)| self.container_status(index, container)).collect()
         };
-        let (init, main) = (statuses(true), statuses(false));
+        let (init, main) = (statuses(Role::is_init), statuses(|role| role == Role::Main));
+        let ephemeral = statuses(|role| role == Role::Ephemeral);
         let deadline = self.ending() == Some(Why::Deadline);
         let host_network = self.pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
         let ip = if host_network { Some(node.host_ip.clone()) } else { self.ip.map(|ip| ip.to_string()) };
@@ -43,6 +45,7 @@ impl Machine {
             conditions: Some(self.conditions(phase, &init, &main, last.or(seen), now)),
             container_statuses: Some(main),
             init_container_statuses: (!init.is_empty()).then_some(init),
+            ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
             host_ip: Some(node.host_ip.clone()),
             host_ips: Some(vec![core::HostIP { ip: node.host_ip.clone() }]),
             pod_ips: ip.clone().map(|ip| vec![core::PodIP { ip }]),
@@ -91,6 +94,7 @@ impl Machine {
             _ => container.last.as_ref().map(|end| (end.id.as_str(), end.image_id.as_str())),
         };
         let running = container.running();
+        let sized = container.role != Role::Ephemeral && running.is_some();
         let completed = matches!(&container.phase, Phase::Terminated(end) if end.exit_code == 0);
         core::ContainerStatus {
             name: container.name.clone(),
@@ -100,8 +104,12 @@ impl Machine {
             ready: match container.role {
                 Role::Init => completed,
                 Role::Main | Role::Sidecar => running.is_some_and(|running| running.ready),
+                Role::Ephemeral => false,
             },
-            started: Some(running.is_some_and(|running| container.role == Role::Init || running.started)),
+            started: (container.role != Role::Ephemeral)
+                .then(|| running.is_some_and(|running| container.role == Role::Init || running.started)),
+            allocated_resources: spec.and_then(|spec| spec.resources.as_ref()?.requests.clone()).filter(|_| sized),
+            resources: running.and_then(|running| running.resources.clone()).filter(|_| sized),
             restart_count: i32::try_from(container.attempt).unwrap_or(i32::MAX),
             state: Some(self.state(container)),
             last_state: Some(match (&container.last, &container.phase) {
@@ -113,8 +121,12 @@ impl Machine {
     }
 
     fn state(&self, container: &Container) -> core::ContainerState {
-        let has_init = self.containers.iter().any(|container| container.role != Role::Main);
-        let turn = if has_init && !self.initialized { "PodInitializing" } else { "ContainerCreating" };
+        let has_init = self.containers.iter().any(|container| container.role.is_init());
+        let turn = if has_init && !self.initialized && container.role != Role::Ephemeral {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        };
         let (reason, message) = match &container.phase {
             Phase::Running(running) => {
                 let started_at = Some(time(running.started_at));
@@ -140,7 +152,7 @@ impl Machine {
     ) -> Vec<core::PodCondition> {
         let succeeded = phase == "Succeeded";
         let mut incomplete = Vec::new();
-        for (container, status) in self.containers.iter().filter(|c| c.role != Role::Main).zip(init) {
+        for (container, status) in self.containers.iter().filter(|c| c.role.is_init()).zip(init) {
             if !(container.lets_next_go() || self.initialized && container.role == Role::Sidecar || succeeded) {
                 incomplete.push(status.name.as_str());
             }
@@ -170,7 +182,12 @@ impl Machine {
             .zip([sandbox, initialized, containers_ready, ready, Claim::yes()])
             .map(|(name, claim)| claim.condition(name, last, self.pod.metadata.generation, now))
             .collect();
-        all.extend(seen.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
+        for (name, reason, message) in self.resize_conditions() {
+            let claim = Claim { status: true, reason, message };
+            all.push(claim.condition(name, last, self.pod.metadata.generation, now));
+        }
+        let own = |name: &str| OWN.contains(&name) || RESIZE_CONDITIONS.contains(&name);
+        all.extend(seen.iter().filter(|condition| !own(&condition.type_)).cloned());
         all
     }
 

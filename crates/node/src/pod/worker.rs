@@ -28,7 +28,7 @@ use crate::context::{ContainerView, Context, PodView};
 use crate::pod::container::Phase;
 use crate::pod::dir::PodDir;
 use crate::pod::io::{Exit, Input, Instance};
-use crate::pod::machine::{Machine, roles};
+use crate::pod::machine::{Machine, ephemeral, roles};
 use crate::pod::record::{Observed, Record};
 use crate::pod::start::Prepared;
 use crate::pod::status::{NodeFacts, is_ready};
@@ -275,8 +275,7 @@ impl Worker {
         if !own.is_empty() {
             return Some(own);
         }
-        let mut specs = roles(self.machine.pod()).map(|(spec, _)| spec);
-        let spec = specs.find(|spec| spec.name == instance.container)?;
+        let spec = self.machine.spec_of(&instance.container)?;
         let wanted = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") && code != 0;
         wanted.then(|| log_file::plain_tail(&tail(&self.dir.log(instance), FALLBACK_BYTES_MAX), FALLBACK_LINES_MAX))
     }
@@ -325,14 +324,20 @@ impl Worker {
     /// Shows the pod to the agent's server.
     fn show(&self) {
         let pod = self.machine.pod().clone();
-        let view = |container: &crate::pod::container::Container| ContainerView {
+        let view = |spec: &core::Container, container: &crate::pod::container::Container| ContainerView {
+            stdin: spec.stdin.unwrap_or(false),
+            waiting: if let Phase::Waiting(waiting) = &container.phase { Some(waiting.reason) } else { None },
             attempt: container.attempt,
             running: container.running().map(|running| running.id.clone()),
             has_run: container.running().is_some() || container.started_before || container.attempt > 0,
         };
-        let specs = roles(&pod).map(|(spec, _)| spec.name.clone());
-        let containers = specs.filter_map(|name| Some((name.clone(), view(self.machine.container(&name)?)))).collect();
-        self.context.with_views(|views| views.insert(self.dir.uid(), PodView { pod: pod.clone(), containers }));
+        let known = self
+            .machine
+            .specs()
+            .filter_map(|spec| Some((spec.name.clone(), view(spec, self.machine.container(&spec.name)?))));
+        let (containers, sandbox) = (known.collect(), self.sandbox.as_ref().map(|sandbox| sandbox.pid()));
+        self.context
+            .with_views(|views| views.insert(self.dir.uid(), PodView { pod: pod.clone(), containers, sandbox }));
     }
 
     /// Runs something beside the worker; its answer comes back as news.
@@ -420,9 +425,10 @@ impl Worker {
 
 /// How the runtime identifies the image of a container.
 fn image_id(pod: &core::Pod, container: &str) -> String {
-    let spec = roles(pod).map(|(spec, _)| spec).find(|spec| spec.name == container);
-    let image = spec.and_then(|spec| spec.image.as_deref()).unwrap_or_default();
-    ImageRef::resolve(image).map(|image| image.id().to_owned()).unwrap_or_default()
+    let further = ephemeral(pod);
+    let mut specs = roles(pod).map(|(spec, _)| spec).chain(&further);
+    let image = specs.find(|spec| spec.name == container).and_then(|spec| spec.image.clone()).unwrap_or_default();
+    ImageRef::resolve(&image).map(|image| image.id().to_owned()).unwrap_or_default()
 }
 
 async fn next(events: &mut Option<mpsc::Receiver<SandboxEvent>>) -> Option<SandboxEvent> {

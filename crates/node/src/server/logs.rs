@@ -41,7 +41,13 @@ pub(super) async fn serve(
         }
         (true, Some(before)) => before,
         (false, _) if !state.has_run => {
-            return Err(Refusal::bad(format!("container \"{container}\" in pod \"{pod}\" is waiting to start")));
+            let why = match state.waiting {
+                Some("ErrImagePull" | "ImagePullBackOff") => "trying and failing to pull image",
+                Some(reason) => reason,
+                None => "ContainerCreating",
+            };
+            let text = format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}");
+            return Err(Refusal::bad(text));
         }
         // A container that waits for its restart shows what it said last.
         (false, _) => state.attempt,

@@ -1,13 +1,16 @@
-//! The agent's HTTPS server, to which the API server passes on `kubectl logs` and `kubectl exec`.
+//! The agent's HTTPS server, to which the API server passes on `kubectl logs`, `exec`, `attach` and `port-forward`.
 //!
-//! Paths are the kubelet's: `/containerLogs/…`, `/exec/…`, `/pods`, `/healthz`. Every client needs a certificate of the
+//! Paths are the kubelet's: `/containerLogs/…`, `/exec/…`, `/attach/…`, `/portForward/…`, `/pods`, `/healthz`. Every client needs a certificate of the
 //! cluster's authority.
 //!
 //! Limits: connections, time for the handshake and for request heads, size of heads.
 
+mod attach;
 mod exec;
 pub mod log_file;
 mod logs;
+mod port_forward;
+mod streams;
 
 use std::convert::Infallible;
 use std::io;
@@ -28,6 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::AGENT_PORT;
 use crate::context::Context;
+use crate::pod::dir::PodDir;
 use crate::tls::{self, TlsError};
 
 /// Connections at a time; more wait in the kernel's queue.
@@ -79,18 +83,32 @@ impl Answer {
         Self(response)
     }
 
-    /// From now on this connection is a WebSocket.
-    fn switch(accept: String, protocol: &'static str) -> Self {
+    /// From now on this connection speaks another protocol.
+    fn switch(headers: &[(http::HeaderName, http::HeaderValue)]) -> Self {
         let mut response = Response::new(Full::default().boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert("upgrade", http::HeaderValue::from_static("websocket"));
-        headers.insert("connection", http::HeaderValue::from_static("Upgrade"));
-        headers.insert("sec-websocket-protocol", http::HeaderValue::from_static(protocol));
-        if let Ok(accept) = http::HeaderValue::try_from(accept) {
-            headers.insert("sec-websocket-accept", accept);
-        }
+        response.headers_mut().extend(headers.iter().cloned());
         Self(response)
+    }
+}
+
+/// A running container that a request is about.
+struct Target {
+    dir: PodDir,
+    container_id: String,
+    /// It has a standard input.
+    stdin: bool,
+}
+
+impl Target {
+    fn find(context: &Context, namespace: &str, pod: &str, container: &str) -> Result<Self, Refusal> {
+        let view = context.view(namespace, pod).ok_or_else(|| Refusal::no_pod(pod))?;
+        let state = view.containers.get(container).ok_or_else(|| Refusal::no_container(pod, container))?;
+        let Some(container_id) = state.running.clone() else {
+            return Err(Refusal::bad(format!("container \"{container}\" in pod \"{pod}\" is not running")));
+        };
+        let dir = PodDir::new(&context.config.data_dir, view.pod.metadata.uid.as_deref().unwrap_or_default());
+        Ok(Self { dir, container_id, stdin: state.stdin })
     }
 }
 
@@ -104,6 +122,10 @@ pub struct Refusal {
 impl Refusal {
     fn bad(message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
+    }
+
+    fn forbidden(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, message: message.into() }
     }
 
     fn no_pod(pod: &str) -> Self {
@@ -161,7 +183,13 @@ async fn handle(context: Arc<Context>, mut request: Request<Incoming>) -> Result
             logs::serve(&context, namespace, pod, container, query).await
         }
         (&Method::GET | &Method::POST, ["exec", namespace, pod, container]) => {
-            exec::serve(&context, namespace, pod, container, &mut request)
+            exec::serve(&context, (namespace, pod, container), &mut request)
+        }
+        (&Method::GET | &Method::POST, ["attach", namespace, pod, container]) => {
+            attach::serve(&context, (namespace, pod, container), &mut request)
+        }
+        (&Method::GET | &Method::POST, ["portForward", namespace, pod]) => {
+            port_forward::serve(&context, (namespace, pod), &mut request)
         }
         _ => Err(Refusal { status: StatusCode::NOT_FOUND, message: "404 page not found".to_owned() }),
     };

@@ -47,12 +47,7 @@ impl Group {
     }
 
     pub(super) fn processes(&self) -> Vec<i32> {
-        let mut found = Vec::new();
-        walk(&self.tree(), &mut |group| {
-            let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
-        });
-        found
+        processes_below(&self.tree())
     }
 
     /// Freezes or thaws; a group that does not exist has nothing to freeze.
@@ -139,6 +134,16 @@ impl Group {
         }
         gone
     }
+}
+
+/// All processes of the group at `path` in one hierarchy, and of those below it.
+pub(super) fn processes_below(path: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    walk(path, &mut |group| {
+        let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    });
+    found
 }
 
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {

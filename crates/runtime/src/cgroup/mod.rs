@@ -10,12 +10,13 @@
 //!
 //! Guarantees: what is killed or frozen includes every process below the group, also those just being started.
 //!
-//! Deliberately absent: setting limits, and enabling controllers for that; `libcontainer` does both for each container.
+//! Deliberately absent: first limits, and enabling controllers for that; `libcontainer` does both for each container.
 //!
 //! Sources: <https://docs.kernel.org/admin-guide/cgroup-v2.html>,
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>.
 
 mod group;
+mod limits;
 mod usage;
 
 use std::fs;
@@ -26,10 +27,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use group::Group;
+pub use limits::Limits;
+pub(crate) use limits::{CPU_PERIOD_US, cpu_quota_us, cpu_shares};
 pub use usage::Usage;
 
 /// Where cgroups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
+
+/// How often the rest of a container is looked for: processes may be started between a look and the kill.
+const KILL_ROUNDS: u32 = 8;
 
 /// Why cgroups cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -271,6 +277,14 @@ impl PodCgroup {
         usage::read(&self.0.cgroups, &self.0.child(container).path)
     }
 
+    /// Changes what a running container may use.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn resize(&self, container: &str, limits: Limits) -> Result<(), CgroupError> {
+        limits::set(&self.0.cgroups, &self.0.child(container).path, limits)
+    }
+
     /// Removes the pod's groups; its processes must have ended.
     ///
     /// # Errors
@@ -282,6 +296,23 @@ impl PodCgroup {
     /// How often the kernel killed processes of a container because memory ran out.
     pub(crate) fn oom_kills(&self, container: &str) -> u64 {
         usage::oom_kills(&self.0.cgroups, &self.0.child(container).path)
+    }
+
+    /// Kills what is left in the groups of one container. Where the hierarchy that kills has none for it, the processes are
+    /// those that a hierarchy with limits counts as the container's.
+    pub(crate) fn kill_container(&self, container: &str) {
+        let group = self.0.child(container);
+        let limits = ["pids", "memory", "cpu"].iter().find_map(|name| self.0.cgroups.controller(name));
+        for _ in 0..KILL_ROUNDS {
+            let mut left = group.processes();
+            left.extend(limits.iter().flat_map(|root| group::processes_below(&root.join(&group.path))));
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 
     /// Removes the groups of one container whose processes have ended; what is still in use stays for [`Self::remove`].

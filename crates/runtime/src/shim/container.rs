@@ -16,12 +16,14 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 
+use super::attach::{Asked, Input};
 use super::children::End;
+use super::console::Console;
 use super::log::Output;
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::image::{self, ImageRef};
 use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, MountKind, SandboxConfig};
-use crate::spec::{self, Machine};
+use crate::spec::{self, Machine, PidNamespace};
 use crate::workload::{Program, reason};
 
 /// The record of a container's end, in its directory.
@@ -41,8 +43,11 @@ pub(super) struct Container {
     pub(super) status: ContainerStatus,
     dir: PathBuf,
     oci: OciContainer,
-    outputs: [Output; 2],
+    outputs: Vec<Output>,
+    input: Option<Input>,
     log: File,
+    /// Its processes do not end with its first one, because it does not have a process namespace of its own.
+    shares_pid: bool,
 }
 
 /// How long a program may take from the word "go" until it runs.
@@ -56,16 +61,25 @@ impl Container {
     ///
     /// # Errors
     /// What people should read: the program that was not found, the mount that failed.
-    pub(super) fn start(sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<Self, String> {
+    pub(super) fn start(
+        sandbox: &SandboxConfig,
+        config: &ContainerConfig,
+        pids: &PidNamespace,
+    ) -> Result<Self, String> {
         let dir = directory(&sandbox.dir, &config.id);
-        let started = Self::try_start(sandbox, config, &dir);
+        let started = Self::try_start(sandbox, config, pids, &dir);
         if started.is_err() {
             discard(sandbox, &config.id, &dir);
         }
         started
     }
 
-    fn try_start(sandbox: &SandboxConfig, config: &ContainerConfig, dir: &Path) -> Result<Self, String> {
+    fn try_start(
+        sandbox: &SandboxConfig,
+        config: &ContainerConfig,
+        pids: &PidNamespace,
+        dir: &Path,
+    ) -> Result<Self, String> {
         let in_words = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         let cgroups = Cgroups::detect().map_err(|error| error.to_string())?;
         let state_root = state_root(&sandbox.dir);
@@ -80,31 +94,14 @@ impl Container {
         }
         check_sources(config)?;
         // It holds the environment, and with that secrets.
-        let specification = spec::build(Machine::of(&cgroups), sandbox, config, &rootfs).to_string();
+        let specification = spec::build(Machine::of(&cgroups), sandbox, config, pids, &rootfs).to_string();
         write_private(&dir.join("config.json"), specification.as_bytes())
             .map_err(in_words("cannot write the container's specification"))?;
-        let pipe = || pipe().map_err(|error| format!("cannot make a pipe: {error}"));
-        let ((stdout, stdout_writer), (stderr, stderr_writer), (report, reporter)) = (pipe()?, pipe()?, pipe()?);
-        let null = File::open("/dev/null").map_err(in_words("cannot open /dev/null"))?;
-        let program = Program { report: Some(reporter.as_raw_fd()), ..Program::default() };
-        let built = ContainerBuilder::new(config.id.clone(), SyscallType::default())
-            .with_executor(program)
-            .with_root_path(&state_root)
-            .map_err(|error| error.to_string())?
-            .with_stdin(OwnedFd::from(null))
-            .with_stdout(stdout_writer)
-            .with_stderr(stderr_writer)
-            .as_init(dir)
-            .with_systemd(false)
-            .with_detach(true)
-            .build();
-        // `libcontainer` gives this process the container's readiness to be killed, so that the container inherits it.
-        super::protect();
-        let mut oci = built.map_err(|error| reason(&error))?;
+        let (report, reporter) = pipe().map_err(in_words("cannot make a pipe"))?;
+        let streams = Streams::make(config, dir).map_err(in_words("cannot make the standard streams"))?;
+        let (oci, outputs, input) = create(config, dir, &state_root, streams, &reporter)?;
         drop(reporter);
-        oci.start().map_err(|error| reason(&error))?;
-        let pid = oci.pid().ok_or("the container has no process")?.as_raw();
-        await_program(report, pid)?;
+        let (pid, oci) = begin(oci, report)?;
         let status = ContainerStatus {
             id: config.id.clone(),
             name: config.name.clone(),
@@ -113,8 +110,8 @@ impl Container {
             started_at: Timestamp::now(),
             finished_at: None,
         };
-        let outputs = [Output::new(stdout, "stdout"), Output::new(stderr, "stderr")];
-        let container = Self { status, dir: dir.to_owned(), oci, outputs, log };
+        let shares_pid = !matches!(pids, PidNamespace::Own);
+        let container = Self { status, dir: dir.to_owned(), oci, outputs, input, log, shares_pid };
         container.record();
         Ok(container)
     }
@@ -124,12 +121,45 @@ impl Container {
         self.outputs.iter().filter_map(Output::pipe).map(|pipe| pipe.as_fd())
     }
 
-    /// Logs what the ready pipes hold.
-    pub(super) fn read_output(&mut self, ready: impl Fn(RawFd) -> bool) {
+    /// Logs what the ready pipes hold; `copy` sees it too.
+    pub(super) fn read_output(&mut self, ready: impl Fn(RawFd) -> bool, copy: &mut dyn FnMut(&'static str, &[u8])) {
         for output in &mut self.outputs {
             if output.pipe().is_some_and(|pipe| ready(pipe.as_raw_fd())) {
-                output.pump(&mut self.log, TURNS);
+                output.pump(&mut self.log, TURNS, copy);
             }
+        }
+    }
+
+    /// The end that takes input which waits.
+    pub(super) fn waiting_input(&self) -> Option<BorrowedFd<'_>> {
+        self.input.as_ref().and_then(Input::fd)
+    }
+
+    /// Whether it takes input now; one without an input takes everything, and forgets it.
+    pub(super) fn is_listening(&self) -> bool {
+        self.input.as_ref().is_none_or(Input::is_listening)
+    }
+
+    /// Hands over input that waited.
+    pub(super) fn flush_input(&mut self) {
+        if self.input.as_mut().is_some_and(|input| !input.flush()) {
+            self.input = None;
+        }
+    }
+
+    /// Does what an attachment asks for.
+    pub(super) fn serve(&mut self, asked: &Asked) {
+        let Some(input) = &mut self.input else { return };
+        let stays = match asked {
+            Asked::Input(bytes) => input.take(bytes),
+            Asked::End => input.detach(),
+            Asked::Size { columns, rows } => {
+                input.resize(*columns, *rows);
+                true
+            }
+        };
+        if !stays {
+            self.input = None;
         }
     }
 
@@ -146,9 +176,15 @@ impl Container {
     }
 
     /// Takes in that the first process ended: the last output, the record.
-    pub(super) fn ended(&mut self, sandbox: &SandboxConfig, end: End) {
+    pub(super) fn ended(&mut self, sandbox: &SandboxConfig, end: End, copy: &mut dyn FnMut(&'static str, &[u8])) {
+        self.input = None;
         for output in &mut self.outputs {
-            output.pump(&mut self.log, LAST_TURNS);
+            output.pump(&mut self.log, LAST_TURNS, copy);
+        }
+        if self.shares_pid
+            && let Some(group) = group(sandbox)
+        {
+            group.kill_container(&self.status.id);
         }
         // By a signal, or by a shell that answers so for a child that ended by it.
         let killed = end.code == 128 + Signal::SIGKILL as i32;
@@ -224,8 +260,83 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 
+/// The near and far ends of a container's standard streams.
+enum Streams {
+    /// Its standard input's two ends (`/dev/null` has no near one), and the pipes for output and errors.
+    Pipes { stdin: (Option<File>, OwnedFd), stdout: (File, OwnedFd), stderr: (File, OwnedFd) },
+    /// One terminal, which the container makes and sends here.
+    Terminal(Console),
+}
+
+impl Streams {
+    fn make(config: &ContainerConfig, dir: &Path) -> io::Result<Self> {
+        if config.tty {
+            return Console::listen(dir).map(Self::Terminal);
+        }
+        let stdin = if config.stdin {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            (Some(File::from(write)), read)
+        } else {
+            (None, File::open("/dev/null")?.into())
+        };
+        Ok(Self::Pipes { stdin, stdout: pipe()?, stderr: pipe()? })
+    }
+}
+
+/// What the shim keeps of a container's streams.
+type Kept = (Vec<Output>, Option<Input>);
+
+/// Makes the container, its program not begun.
+fn create(
+    config: &ContainerConfig,
+    dir: &Path,
+    state_root: &Path,
+    streams: Streams,
+    reporter: &OwnedFd,
+) -> Result<(OciContainer, Vec<Output>, Option<Input>), String> {
+    let program = Program { report: Some(reporter.as_raw_fd()), ..Program::default() };
+    let builder = ContainerBuilder::new(config.id.clone(), SyscallType::default())
+        .with_executor(program)
+        .with_root_path(state_root)
+        .map_err(|error| error.to_string())?;
+    let (builder, kept): (_, Box<dyn FnOnce() -> io::Result<Kept>>) = match streams {
+        Streams::Pipes { stdin: (near, far), stdout, stderr } => {
+            let builder = builder.with_stdin(far).with_stdout(stdout.1).with_stderr(stderr.1);
+            let outputs = vec![Output::new(stdout.0, "stdout"), Output::new(stderr.0, "stderr")];
+            let input = near.map(|near| Input::new(near, false, config.stdin_once));
+            (builder, Box::new(|| Ok((outputs, input))))
+        }
+        Streams::Terminal(console) => {
+            let builder = builder.with_console_socket(Some(console.path()));
+            let once = config.stdin_once;
+            let kept = move || {
+                let near = console.receive()?;
+                // Its size is set through the same end, whether or not it takes input.
+                let input = near.try_clone().map(|near| Input::new(near, true, once))?;
+                Ok((vec![Output::new(near, "stdout")], Some(input)))
+            };
+            (builder, Box::new(kept))
+        }
+    };
+    let built = builder.as_init(dir).with_systemd(false).with_detach(true).build();
+    // `libcontainer` gives this process the container's readiness to be killed, so that the container inherits it.
+    super::protect();
+    let oci = built.map_err(|error| reason(&error))?;
+    let (outputs, input) = kept().map_err(|error| format!("cannot get the container's terminal: {error}"))?;
+    Ok((oci, outputs, input))
+}
+
+/// Begins the container's program; answers its process.
+fn begin(mut oci: OciContainer, report: File) -> Result<(i32, OciContainer), String> {
+    oci.start().map_err(|error| reason(&error))?;
+    let pid = oci.pid().ok_or("the container has no process")?.as_raw();
+    await_program(report, pid)?;
+    Ok((pid, oci))
+}
+
 /// A pipe whose reading end does not block.
-fn pipe() -> Result<(File, OwnedFd), nix::Error> {
+fn pipe() -> io::Result<(File, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((File::from(read), write))

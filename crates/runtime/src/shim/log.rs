@@ -32,8 +32,8 @@ impl Output {
 
     /// Reads what is there and writes it to the log; nothing blocks, and a log that cannot be written loses lines rather
     /// than hold up the container. A container that never stops talking gets `turns` readings at a time, so that the
-    /// others are heard too.
-    pub(super) fn pump(&mut self, log: &mut File, turns: u32) {
+    /// others are heard too. `copy` sees the bytes as they come.
+    pub(super) fn pump(&mut self, log: &mut File, turns: u32, copy: &mut dyn FnMut(&'static str, &[u8])) {
         let mut buffer = [0; PIECE_BYTES_MAX];
         for _ in 0..turns {
             if !self.open {
@@ -41,7 +41,10 @@ impl Output {
             }
             match self.pipe.read(&mut buffer) {
                 Ok(0) => self.open = false,
-                Ok(count) => self.take(&buffer[..count], log),
+                Ok(count) => {
+                    copy(self.stream, &buffer[..count]);
+                    self.take(&buffer[..count], log);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.open = false,
@@ -100,10 +103,10 @@ mod tests {
         let mut write = File::from(write);
         for chunk in chunks {
             write.write_all(chunk).unwrap();
-            output.pump(&mut log, 4);
+            output.pump(&mut log, 4, &mut |_, _| {});
         }
         drop(write);
-        output.pump(&mut log, 4);
+        output.pump(&mut log, 4, &mut |_, _| {});
         log.seek(SeekFrom::Start(0)).unwrap();
         let mut text = String::new();
         log.read_to_string(&mut text).unwrap();

@@ -9,14 +9,17 @@
 //!
 //! Deliberately absent: any decision. When to start what is the agent's business.
 
+mod attach;
 mod children;
+mod console;
 mod container;
 mod log;
+mod pause;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +30,11 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::image::{self, ImageError};
-use crate::protocol::{ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish};
+use crate::protocol::{
+    ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish,
+};
+use crate::spec::PidNamespace;
+use attach::Attachment;
 use container::Container;
 pub(crate) use container::{RECORD, directory as container_directory, state_root as container_state_root};
 
@@ -42,6 +49,8 @@ const NETWORK_DEFAULTS: &[(&str, &str)] =
 const HOSTNAME_MAX: usize = 63;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 8;
+/// Connections at a time that are attached to a container.
+const ATTACHMENTS_MAX: usize = 16;
 
 /// Why the shim could not become a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -97,16 +106,20 @@ pub fn run(args: &[String]) -> Result<(), ShimError> {
     let config: SandboxConfig =
         serde_json::from_slice(&text).map_err(|source| ShimError::Config { path, source: source.into() })?;
     become_sandbox(&config)?;
+    let pause =
+        if config.share_pid { Some(pause::start().map_err(failed("start the pod's first process"))?) } else { None };
     let ended = children::notify().map_err(failed("watch for ended children"))?;
     let listener = listen(&dir)?;
-    Shim { config, containers: HashMap::new(), clients: Vec::new(), stopping: false }.serve(&listener, &ended)
+    let (containers, clients, attachments) = (HashMap::new(), Vec::new(), Vec::new());
+    Shim { config, pause, containers, clients, attachments, stopping: false }.serve(&listener, &ended)
 }
 
 fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     // Not the agent's session: a signal to the agent's terminal is not for the pod.
     let _ = nix::unistd::setsid();
     Cgroups::detect()?.node(&config.instance, &config.node).pod(&config.uid).enter()?;
-    let mut namespaces = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS;
+    let mut namespaces = CloneFlags::CLONE_NEWNS;
+    namespaces.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
     if !config.host_network {
         namespaces |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
     }
@@ -187,12 +200,17 @@ struct Client {
     /// The beginning of a line that is not complete.
     partial: Vec<u8>,
     gone: bool,
+    /// It is to carry a container's streams from now on: the container, and whether it feeds it.
+    attach: Option<(String, bool)>,
 }
 
 struct Shim {
     config: SandboxConfig,
+    /// The first process of the process namespace that all containers share, if they do.
+    pause: Option<i32>,
     containers: HashMap<String, Container>,
     clients: Vec<Client>,
+    attachments: Vec<Attachment>,
     /// Told to stop.
     stopping: bool,
 }
@@ -205,10 +223,16 @@ impl Shim {
                 children::drain(ended);
             }
             // Output first: what a container wrote before its end belongs into the log before the end is told.
-            for container in self.containers.values_mut() {
-                container.read_output(|fd| ready.contains(&fd));
+            for (id, container) in &mut self.containers {
+                let attachments = &mut self.attachments;
+                container
+                    .read_output(|fd| ready.contains(&fd), &mut |stream, bytes| copy(attachments, id, stream, bytes));
+                if container.waiting_input().is_some_and(|fd| ready.contains(&fd.as_raw_fd())) {
+                    container.flush_input();
+                }
             }
             self.reap();
+            self.serve_attachments(&ready);
             if ready.contains(&listener.as_raw_fd()) {
                 self.accept(listener);
             }
@@ -217,24 +241,76 @@ impl Shim {
                     self.read(index);
                 }
             }
+            self.attach();
             self.clients.retain(|client| !client.gone);
         }
         self.take_down();
         Ok(())
     }
 
-    /// Waits until something is ready.
+    /// Waits until something is ready, or an attachment has been patient enough.
     fn wait(&self, listener: &UnixListener, ended: &File) -> Result<Vec<RawFd>, ShimError> {
-        let mut descriptors: Vec<BorrowedFd<'_>> = vec![listener.as_fd(), ended.as_fd()];
-        descriptors.extend(self.clients.iter().map(|client| client.stream.as_fd()));
-        descriptors.extend(self.containers.values().flat_map(Container::outputs));
-        let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, PollTimeout::NONE) {
+        let input = PollFlags::POLLIN;
+        let mut polled = vec![PollFd::new(listener.as_fd(), input), PollFd::new(ended.as_fd(), input)];
+        polled.extend(self.clients.iter().map(|client| PollFd::new(client.stream.as_fd(), input)));
+        for (id, container) in &self.containers {
+            let mut own = self.attachments.iter().filter(|attachment| attachment.container == *id);
+            if !own.any(Attachment::is_behind) {
+                polled.extend(container.outputs().map(|fd| PollFd::new(fd, input)));
+            }
+            polled.extend(container.waiting_input().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        }
+        for attachment in &self.attachments {
+            let listening = self.containers.get(&attachment.container).is_none_or(Container::is_listening);
+            polled.push(PollFd::new(attachment.fd(), attachment.interest(listening)));
+        }
+        let deadline = self.attachments.iter().filter_map(Attachment::deadline).min();
+        let left = deadline.map(|at| at.saturating_duration_since(std::time::Instant::now()).as_millis() + 1);
+        let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(failed("wait for something to do")(error)),
         }
         let ready = polled.iter().filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
         Ok(ready.map(|fd| fd.as_fd().as_raw_fd()).collect())
+    }
+
+    /// Input from the attachments, output to them.
+    fn serve_attachments(&mut self, ready: &[RawFd]) {
+        for attachment in &mut self.attachments {
+            let container = self.containers.get_mut(&attachment.container);
+            let listening = container.as_ref().is_none_or(|container| container.is_listening());
+            let interest = attachment.interest(listening);
+            attachment.flush();
+            if !ready.contains(&attachment.fd().as_raw_fd()) {
+                continue;
+            }
+            // Ready although nothing was waited for: the other side is gone.
+            attachment.gone |= interest.is_empty();
+            if interest.contains(PollFlags::POLLIN) {
+                let asked = attachment.read();
+                if let Some(container) = container.filter(|_| attachment.feeds) {
+                    for asked in &asked {
+                        container.serve(asked);
+                    }
+                }
+            }
+        }
+        for gone in self.attachments.extract_if(.., |attachment| attachment.gone) {
+            if let Some(container) = self.containers.get_mut(&gone.container).filter(|_| gone.feeds) {
+                container.serve(&attach::Asked::End);
+            }
+        }
+    }
+
+    /// Connections that asked for a container's streams stop being clients.
+    fn attach(&mut self) {
+        for mut client in self.clients.extract_if(.., |client| client.attach.is_some() && !client.gone) {
+            let Some((container, feeds)) = client.attach.take() else { continue };
+            if let Ok(attachment) = Attachment::new(client.stream, client.partial, container, feeds) {
+                self.attachments.push(attachment);
+            }
+        }
     }
 
     fn accept(&mut self, listener: &UnixListener) {
@@ -244,7 +320,7 @@ impl Shim {
             }
             // A stuck agent must not hold the shim up for ever.
             let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(2)));
-            let mut client = Client { stream, partial: Vec::new(), gone: false };
+            let mut client = Client { stream, partial: Vec::new(), gone: false, attach: None };
             client.say(&Message::Hello { pid: std::process::id() });
             self.clients.push(client);
         }
@@ -260,11 +336,19 @@ impl Shim {
         if client.partial.len() > LINE_BYTES_MAX {
             client.gone = true;
         }
-        while let Some(end) = self.clients[index].partial.iter().position(|byte| *byte == b'\n') {
+        // What follows a request to attach is the container's.
+        while let Some(end) = self.clients[index].partial.iter().position(|byte| *byte == b'\n')
+            && self.clients[index].attach.is_none()
+        {
             let line: Vec<u8> = self.clients[index].partial.drain(..=end).collect();
             match serde_json::from_slice::<Request>(&line) {
                 Ok(request) => {
+                    let attach = match &request.wish {
+                        Wish::Attach { id, stdin } => Some((id.clone(), *stdin)),
+                        _ => None,
+                    };
                     let result = self.fulfil(request.wish);
+                    self.clients[index].attach = attach.filter(|_| result.is_ok());
                     self.clients[index].say(&Message::Answer { number: request.number, result });
                 }
                 Err(_) => self.clients[index].gone = true,
@@ -278,7 +362,8 @@ impl Shim {
                 if self.containers.contains_key(&config.id) {
                     return Err(format!("container {} exists already", config.id));
                 }
-                let container = Container::start(&self.config, &config)?;
+                let pids = self.pid_namespace(&config)?;
+                let container = Container::start(&self.config, &config, &pids)?;
                 let status = container.status.clone();
                 self.containers.insert(status.id.clone(), container);
                 // Making a container takes much code that waiting for its end does not.
@@ -295,6 +380,14 @@ impl Shim {
                 }
                 Ok(vec![])
             }
+            Wish::Attach { id, .. } => {
+                let running = |container: &&Container| container.status.state == ContainerState::Running;
+                let container = self.containers.get(&id).filter(running).ok_or("the container is not running")?;
+                if self.attachments.len() >= ATTACHMENTS_MAX {
+                    return Err(format!("{ATTACHMENTS_MAX} connections are attached to this pod already"));
+                }
+                Ok(vec![container.status.clone()])
+            }
             Wish::Statuses => Ok(self.containers.values().map(|container| container.status.clone()).collect()),
             Wish::Stop => {
                 self.stopping = true;
@@ -303,11 +396,31 @@ impl Shim {
         }
     }
 
+    /// The process namespace of a container to be made.
+    fn pid_namespace(&self, config: &ContainerConfig) -> Result<PidNamespace, String> {
+        if self.config.host_pid {
+            return Ok(PidNamespace::Machine);
+        }
+        let process = match (&config.pid_of, self.pause) {
+            (Some(target), _) => {
+                let running = |container: &&Container| container.status.state == ContainerState::Running;
+                let target = self.containers.get(target).filter(running);
+                Some(target.ok_or("the target container is not running")?.status.pid)
+            }
+            (None, pause) => pause,
+        };
+        Ok(process.map_or(PidNamespace::Own, PidNamespace::Of))
+    }
+
     /// Takes in every child that has ended.
     fn reap(&mut self) {
         for (pid, end) in children::ended() {
-            let Some(container) = self.containers.values_mut().find(|c| c.status.pid == pid) else { continue };
-            container.ended(&self.config, end);
+            // The shared process namespace is dead, and with it everything in it: the sandbox has to be made anew.
+            self.stopping |= self.pause == Some(pid);
+            let Some((id, container)) = self.containers.iter_mut().find(|(_, c)| c.status.pid == pid) else { continue };
+            let attachments = &mut self.attachments;
+            container.ended(&self.config, end, &mut |stream, bytes| copy(attachments, id, stream, bytes));
+            attachments.iter_mut().filter(|a| a.container == *id).for_each(Attachment::finish);
             let news = Message::Changed(container.status.clone());
             for client in &mut self.clients {
                 client.say(&news);
@@ -320,6 +433,13 @@ impl Shim {
             container.remove(&self.config);
         }
         let _ = fs::remove_file(self.config.dir.join(SOCKET));
+    }
+}
+
+/// Output of a container, to all who are attached to it.
+fn copy(attachments: &mut [Attachment], container: &str, stream: &str, bytes: &[u8]) {
+    for attachment in attachments.iter_mut().filter(|attachment| attachment.container == container) {
+        attachment.say(stream, bytes);
     }
 }
 

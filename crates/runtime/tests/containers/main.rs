@@ -8,6 +8,7 @@ mod commands;
 mod ends;
 mod isolation;
 mod life;
+mod streams;
 mod world;
 
 use std::process::Command;
@@ -49,6 +50,9 @@ fn everything() {
         isolation::without_an_upper_layer(&world).await;
         commands::codes_streams_and_terminals(&world).await;
         commands::all_of_it_is_killed(&world).await;
+        streams::attached_by_pipes(&world).await;
+        streams::attached_to_a_terminal(&world).await;
+        streams::process_namespaces(&world).await;
         life::nobody_connected(&world).await;
         life::a_lost_shim(&world).await;
         life::frozen_and_killed(&world).await;

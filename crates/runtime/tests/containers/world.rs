@@ -31,6 +31,9 @@ impl World {
             exe: std::env::current_exe().unwrap(),
             hidden: vec![self.directory.path().to_owned()],
             sysctls: vec![],
+            host_pid: false,
+            host_ipc: false,
+            share_pid: false,
         }
     }
 
@@ -106,6 +109,10 @@ pub(crate) fn container(sandbox: &SandboxConfig, id: &str, script: &str) -> Cont
         no_new_privileges: false,
         oom_score_adj: 0,
         log_path: sandbox.dir.join("logs").join(id),
+        stdin: false,
+        stdin_once: false,
+        tty: false,
+        pid_of: None,
     }
 }
 

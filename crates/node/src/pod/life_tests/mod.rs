@@ -436,3 +436,67 @@ fn conditions_say_what_is_missing() {
         ]
     );
 }
+
+#[test]
+fn ephemeral_containers_come_to_a_running_pod_and_count_for_nothing() {
+    let mut world = World::new(one());
+    world.input(Input::Tick);
+    let mut pod = (*world.machine.pod()).as_ref().clone();
+    let debug = json!([{"name": "debug", "image": "x", "targetContainerName": "app"}]);
+    pod.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(debug).unwrap();
+    world.now_ms = 100;
+    world.input(Input::Pod(Arc::new(pod)));
+    world.exited("debug", 3);
+    world.delete(5);
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 = Running ready app:running(0)
+         +100 start debug#0
+         +100 = Running ready app:running(0) debug:running(0)
+         +100 ! debug#0 exits 3
+         +100 = Running ready app:running(0) debug:Error/3(0)
+         +100 ! deleted
+         +100 event Killing: Stopping container app
+         +100 Stop(None) app#0
+         +100 stop sandbox
+         +100 delete pod
+         +100 = Succeeded app:Completed/0(0) debug:Error/3(0)",
+    );
+}
+
+#[test]
+fn resources_change_in_place_or_with_a_restart_as_the_policy_says() {
+    let sized = |cpu: &str, memory: &str| {
+        json!({"containers": [{"name": "app", "image": "x",
+            "resources": {"requests": {"cpu": cpu, "memory": memory}},
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}]})
+    };
+    let mut world = World::new(sized("100m", "10Mi"));
+    world.input(Input::Tick);
+    let renew = |world: &mut World, spec| world.input(Input::Pod(Arc::new(pod(spec))));
+    world.resize = Err(crate::pod::resize::Refused::Deferred("no room".to_owned()));
+    renew(&mut world, sized("200m", "10Mi"));
+    let conditions = world.last_status.clone().unwrap().conditions.unwrap();
+    let pending = conditions.iter().find(|c| c.type_ == "PodResizePending").unwrap();
+    assert_eq!((pending.reason.as_deref(), pending.message.as_deref()), (Some("Deferred"), Some("no room")));
+    world.resize = Ok(());
+    world.until(6000);
+    renew(&mut world, sized("200m", "20Mi"));
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 = Running ready app:running(0)
+         +0 resize app#0
+         +5000 resize app#0
+         +5000 event ResizeCompleted: Container app resized
+         +6000 event Killing: Container app resize requires restart
+         +6000 Stop(None) app#0
+         +6000 start app#1
+         +6000 = Running ready app:running(1)",
+    );
+    let status = world.last_status.clone().unwrap();
+    let resources = status.container_statuses.unwrap()[0].resources.clone().unwrap();
+    assert_eq!(resources.requests.unwrap()["memory"].0, "20Mi");
+    assert!(status.conditions.unwrap().iter().all(|c| !c.type_.starts_with("PodResize")));
+}

@@ -32,6 +32,8 @@ pub(super) struct World {
     /// Probes that fail: container and kind.
     pub(super) sick: BTreeSet<(String, ProbeKind)>,
     pub(super) quiet_probes: bool,
+    /// What becomes of a resize.
+    pub(super) resize: Result<(), crate::pod::resize::Refused>,
     pub(super) last_status: Option<core::PodStatus>,
 }
 
@@ -58,6 +60,7 @@ impl World {
             hooks_hang: false,
             sick: BTreeSet::new(),
             quiet_probes: true,
+            resize: Ok(()),
             last_status: None,
         }
     }
@@ -105,6 +108,10 @@ impl World {
                 self.note(&format!("{signal:?} {instance}"));
                 (self.obedient || signal == Signal::Kill)
                     .then(|| Input::Exited(instance, self.exit(if signal == Signal::Kill { 137 } else { 0 })))
+            }
+            Action::Resize(instance, _) => {
+                self.note(&format!("resize {instance}"));
+                Some(Input::Resized(instance, self.resize.clone()))
             }
             Action::StopSandbox => {
                 self.note("stop sandbox");
@@ -178,7 +185,8 @@ pub(super) fn short(status: &core::PodStatus) -> String {
     if crate::pod::status::is_ready(status) {
         text.push_str(" ready");
     }
-    for container in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    for container in lists.into_iter().flatten().flatten() {
         let state = container.state.as_ref().unwrap();
         let word = match (&state.running, &state.terminated, &state.waiting) {
             (Some(_), _, _) => "running".to_owned(),
