@@ -173,6 +173,7 @@ impl Writer {
     fn serve(&mut self, batch: Vec<Request>) {
         match self.ready().and_then(|()| self.commit(&batch)) {
             Ok(applied) => {
+                self.core.values.learn(applied.events.iter().map(|event| &**event));
                 self.core.hub.publish(&applied.events);
                 for (request, outcome) in batch.into_iter().zip(applied.outcomes) {
                     // A caller that went away does not want to know.
@@ -240,12 +241,12 @@ impl Writer {
             for request in batch {
                 let attempt = match &request.operation {
                     Operation::Put { key, value, expect, durability } => {
-                        let attempt = tables.put(next, key, value, *expect)?;
+                        let attempt = tables.put(&self.core.values, next, key, value, *expect)?;
                         applied.durable |= attempt.is_ok() && *durability == Durability::Immediate;
                         attempt
                     }
                     Operation::Delete { key, expect } => {
-                        let attempt = tables.delete(next, key, *expect)?;
+                        let attempt = tables.delete(&self.core.values, next, key, *expect)?;
                         applied.durable |= attempt.is_ok();
                         attempt
                     }
@@ -339,6 +340,7 @@ impl Writer {
         let Some(directory) = &core.directory else { return };
         let mut place = core.database.write().unwrap_or_else(PoisonError::into_inner);
         *place = File::Broken;
+        self.core.values.clear();
         // A repair may need room.
         directory.release();
         match directory.database(self.settings.cache_bytes) {
