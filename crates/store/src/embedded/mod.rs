@@ -18,8 +18,7 @@
 
 mod apply;
 mod file;
-mod hub;
-mod retention;
+
 mod tables;
 mod values;
 mod watcher;
@@ -39,12 +38,13 @@ use tokio::sync::oneshot;
 
 use self::apply::Resumed;
 use self::file::Directory;
-use self::hub::Hub;
 use self::tables::{ReadFailure, Snapshot};
 use self::values::Values;
 use self::writer::{Operation, Request, Writer};
+use crate::hub::Hub;
 use crate::{
-    Change, Deleted, Durability, Entry, Error, Event, Expect, KEY_BYTES_MAX, Range, Result, Revision, Store, Watcher,
+    Change, Defragmented, Deleted, Durability, Entry, Error, Event, Expect, KEY_BYTES_MAX, Range, Result, Revision,
+    Store, Watcher,
 };
 
 /// The limits of an [`EmbeddedStore`].
@@ -125,6 +125,24 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Moves what is in use to the front of the file and cuts the rest off; reads and writes wait.
+    fn defragment(&self) -> Result<Defragmented> {
+        let step = "defragment the file";
+        let size = || self.directory.as_ref().map_or(0, Directory::file_bytes);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let database = match &mut *database {
+            File::Open(database) => database,
+            File::Broken => return Err(broken(step)),
+            File::Closed => return Err(Error::Closed),
+        };
+        let before_bytes = size();
+        // An error leaves the file as it was, or as far as it came.
+        while database.compact().map_err(storage(step))? {}
+        Ok(Defragmented { before_bytes, after_bytes: size() })
+    }
+}
+
 /// Says in which step redb failed.
 fn storage<E: Into<redb::Error>>(step: &'static str) -> impl FnOnce(E) -> Error {
     move |source| Error::Storage { step, source: Arc::new(source.into()) }
@@ -162,6 +180,19 @@ impl EmbeddedStore {
     pub fn in_memory(settings: Settings) -> Result<Self> {
         let (database, resumed) = file::in_memory(settings.cache_bytes).map_err(storage("make a store in memory"))?;
         Self::start(database, resumed, None, settings)
+    }
+
+    /// Makes the store in `directory` out of `entries` (key, value), with revisions after `after`. Nobody can read or watch
+    /// from before. Errors: [`Error::NotEmpty`] and those of [`EmbeddedStore::open`]; after any of them there is no store.
+    pub(crate) fn restore(
+        directory: &Path,
+        after: Revision,
+        entries: impl Iterator<Item = Result<(String, Bytes)>>,
+    ) -> Result<()> {
+        let directory = Directory::open(directory)?;
+        let restored = directory.restore(after, entries);
+        directory.leave();
+        restored
     }
 
     fn start(database: Database, resumed: Resumed, directory: Option<Directory>, settings: Settings) -> Result<Self> {
@@ -295,7 +326,7 @@ impl Store for EmbeddedStore {
     fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Watcher>> {
         Box::pin(async move {
             // The subscription first: what is committed after the check then cannot be missed.
-            let subscription = self.core.hub.subscribe(prefix, self.settings.watch_buffer_max);
+            let subscription = self.core.hub.subscribe(prefix, from, self.settings.watch_buffer_max);
             self.core.read("begin a watch", |snapshot| snapshot.check(from))?;
             Ok(Watcher::new(watcher::Source::new(Arc::clone(&self.core), subscription, from)))
         })
@@ -305,7 +336,18 @@ impl Store for EmbeddedStore {
         Box::pin(async move { self.write(Operation::Compact { revision }).await.map(|_| ()) })
     }
 
+    fn defragment(&self) -> BoxFuture<'_, Result<Defragmented>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(
+            async move { tokio::task::spawn_blocking(move || core.defragment()).await.unwrap_or(Err(Error::Closed)) },
+        )
+    }
+
     fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        Box::pin(async move { self.core.read("read the revision", |snapshot| snapshot.revision()) })
+        Box::pin(async move {
+            // A path to the method would be of one lifetime only.
+            #[allow(clippy::redundant_closure_for_method_calls)]
+            self.core.read("read the revision", |snapshot| snapshot.revision())
+        })
     }
 }

@@ -29,10 +29,9 @@ use tokio::sync::oneshot;
 
 use super::apply::{Attempt, Resumed, Tables};
 use super::file::is_disk_full;
-use super::hub::End;
-use super::retention::Retention;
 use super::tables::{Meta, Stored};
 use super::{Core, File, Settings, broken, storage};
+use crate::retention::Retention;
 use crate::{Durability, Error, Event, Expect, Result, Revision};
 
 /// A relaxed write is on disk after this long at the latest.
@@ -124,7 +123,7 @@ impl Writer {
             tracing::error!(
                 "the store's writer panicked: the store is closed; start again, from a backup if it repeats"
             );
-            core.hub.end_all(End::Closed);
+            core.hub.close();
         }
     }
 
@@ -364,14 +363,14 @@ impl Writer {
         self.unpersisted_since = None;
         let published = self.core.hub.published();
         if resumed.survived < published {
-            self.core.hub.end_all(End::Compacted { oldest: resumed.revision });
+            self.core.hub.compacted(resumed.revision);
         }
         let mut from = published;
         while from < resumed.survived {
             // Writes that were answered with an error but did reach the disk.
             let read = self.core.read("read what survived", |snapshot| snapshot.events("", from, resumed.survived));
             let Ok(chunk) = read else {
-                self.core.hub.end_all(End::Compacted { oldest: resumed.revision });
+                self.core.hub.compacted(resumed.revision);
                 break;
             };
             self.core.hub.publish(&chunk.events);
@@ -392,7 +391,7 @@ impl Writer {
                 tracing::error!(error = %error, "the store's last relaxed writes could not be persisted");
             }
         }
-        self.core.hub.end_all(End::Closed);
+        self.core.hub.close();
     }
 }
 
