@@ -92,7 +92,7 @@ async fn compare_and_swap() {
 
 #[tokio::test]
 async fn sizes_are_limited() {
-    for Subject { store, base, _etcd } in subjects().await {
+    for Subject { store, base: _, _etcd } in subjects().await {
         assert!(matches!(put(&*store, "", "", Expect::Any).await, Err(Error::KeyLength { bytes: 0 })));
         assert!(matches!(put(&*store, &"/".repeat(1025), "", Expect::Any).await, Err(Error::KeyLength { .. })));
         let large = Bytes::from(vec![1; 2 << 20]);
@@ -105,7 +105,7 @@ async fn sizes_are_limited() {
 
 #[tokio::test]
 async fn ranges_come_in_pages_of_one_revision() {
-    for Subject { store, base, _etcd } in subjects().await {
+    for Subject { store, base: _, _etcd } in subjects().await {
         for i in 0..10 {
             put(&*store, &format!("/a/b/{i}"), "v", Expect::Absent).await.unwrap();
         }
@@ -128,7 +128,7 @@ async fn ranges_come_in_pages_of_one_revision() {
 
 #[tokio::test]
 async fn a_watch_has_neither_gap_nor_duplicate() {
-    for Subject { store, base, _etcd } in subjects().await {
+    for Subject { store, base: _, _etcd } in subjects().await {
         let from = put(&*store, "/a/b/x", "0", Expect::Absent).await.unwrap();
         let writer = {
             let store = Arc::clone(&store);
@@ -208,7 +208,7 @@ async fn a_slow_watcher_is_ended() {
 
 #[tokio::test]
 async fn compaction_forgets_the_past_and_keeps_the_present() {
-    for Subject { store, base, _etcd } in subjects().await {
+    for Subject { store, base: _, _etcd } in subjects().await {
         let first = put(&*store, "/a/b/x", "1", Expect::Absent).await.unwrap();
         put(&*store, "/a/b/y", "only", Expect::Absent).await.unwrap();
         let last = put(&*store, "/a/b/x", "2", Expect::Any).await.unwrap();

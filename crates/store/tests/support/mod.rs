@@ -1,5 +1,5 @@
 //! A real etcd, of Debian's `etcd-server`, for one test.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)] // each test uses a part of it
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
