@@ -53,6 +53,38 @@ pub enum Error {
         /// The data directory.
         directory: PathBuf,
     },
+    /// etcd's quota is used up, which it calls an alarm. Reads go on.
+    #[error(
+        "etcd's database is full, and takes no more writes: compact and defragment it (mainstay snapshot defrag), then end its alarm (etcdctl alarm disarm), or raise its --quota-backend-bytes"
+    )]
+    EtcdFull,
+    /// What the store was asked to be cannot be.
+    #[error("{0}")]
+    Settings(String),
+    /// A value cannot be encrypted or decrypted.
+    #[error("the value of {path} cannot be decrypted: {reason}")]
+    Encryption {
+        /// The key of the value.
+        path: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// A restore into etcd was begun and did not end.
+    #[error(
+        "a restore into {root} of etcd has not ended: delete what is there (etcdctl del --prefix {root}) and restore again"
+    )]
+    HalfRestored {
+        /// What the keys begin with.
+        root: String,
+    },
+    /// A restore would overwrite what is there.
+    #[error(
+        "there is a store in {place} already: a restore does not overwrite it. Restore to another place, or move that one away"
+    )]
+    NotEmpty {
+        /// The directory, or the root in etcd.
+        place: String,
+    },
     /// The storage failed. After a failed write it is unknown whether it was made: read the key again.
     #[error("the store failed to {step}")]
     Storage {

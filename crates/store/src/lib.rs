@@ -10,7 +10,8 @@
 //! # Flow
 //!
 //! [`Store`] is the whole interface; the API server holds an `Arc<dyn Store>`. [`EmbeddedStore`] keeps everything in one
-//! file of this machine. An implementation over etcd stands beside it where one machine is outgrown.
+//! file of this machine; [`EtcdStore`] in etcd, where several servers share one state. [`Encrypted`] goes over either, and
+//! [`snapshot`] carries the content of one to another.
 //!
 //! # Guarantees
 //!
@@ -26,13 +27,21 @@
 
 pub mod bench;
 mod embedded;
+mod encryption;
 mod error;
+mod etcd;
+mod hub;
+mod retention;
+pub mod snapshot;
 mod store;
+mod tail;
 mod types;
 mod watch;
 
 pub use embedded::{EmbeddedStore, Settings};
+pub use encryption::{Encrypted, EncryptionConfiguration, EncryptionError, Keyring, NamedKey, Survey};
 pub use error::{Error, Result, WatchError};
+pub use etcd::{EtcdSettings, EtcdStore, TlsFiles};
 pub use store::{KEY_BYTES_MAX, Store};
-pub use types::{Change, Deleted, Durability, Entry, Event, Expect, Range, Revision};
+pub use types::{Change, Defragmented, Deleted, Durability, Entry, Event, Expect, Range, Revision};
 pub use watch::{WatchSource, Watcher};

@@ -3,12 +3,14 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::{Deleted, Durability, Entry, Expect, Range, Result, Revision, Watcher};
+use crate::{Defragmented, Deleted, Durability, Entry, Expect, Range, Result, Revision, Watcher};
 
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
 
 /// A revisioned key-value store. All methods may be called at the same time from any number of tasks of a tokio runtime.
+///
+/// Keys begin with `/`, and so do prefixes; an empty prefix is every key.
 ///
 /// A future that is dropped before it ends leaves a write's outcome open: it may still be made.
 pub trait Store: Send + Sync + 'static {
@@ -64,6 +66,10 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Space is freed in the background. A revision already compacted is no error.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>>;
+
+    /// Gives disk space that compaction and deletion have freed back to the file system. Everything waits meanwhile: about
+    /// a second for every hundred megabytes in use.
+    fn defragment(&self) -> BoxFuture<'_, Result<Defragmented>>;
 
     /// The present revision: at least that of every acknowledged write.
     fn revision(&self) -> BoxFuture<'_, Result<Revision>>;

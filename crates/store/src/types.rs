@@ -115,3 +115,12 @@ impl Range {
         self.remaining > 0
     }
 }
+
+/// The answer to defragmentation: how much disk the store took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defragmented {
+    /// Before, in bytes; of all members of an etcd together.
+    pub before_bytes: u64,
+    /// After, in bytes.
+    pub after_bytes: u64,
+}

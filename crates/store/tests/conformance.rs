@@ -1,5 +1,7 @@
-//! What every store must do, written against `dyn Store`: run it against each implementation.
+//! What every store must do, written against `dyn Store`: run against each implementation, etcd being a real one.
 #![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +11,30 @@ use mainstay_store::{
     Change, Durability, EmbeddedStore, Error, Event, Expect, Result, Revision, Settings, Store, WatchError, Watcher,
 };
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use support::Etcd;
 
-/// A new, empty store of each implementation.
-fn stores() -> Vec<Arc<dyn Store>> {
-    vec![Arc::new(EmbeddedStore::in_memory(Settings::default()).unwrap())]
+/// An empty store, and the revision it is at: others may have used its etcd.
+struct Subject {
+    store: Arc<dyn Store>,
+    base: Revision,
+    _etcd: Option<Etcd>,
+}
+
+impl Subject {
+    async fn new(store: Arc<dyn Store>, etcd: Option<Etcd>) -> Self {
+        let base = store.revision().await.unwrap();
+        Self { store, base, _etcd: etcd }
+    }
+}
+
+/// A new store of each implementation.
+async fn subjects() -> Vec<Subject> {
+    let etcd = Etcd::start();
+    vec![
+        Subject::new(Arc::new(EmbeddedStore::in_memory(Settings::default()).unwrap()), None).await,
+        Subject::new(Arc::new(etcd.store("/conformance").await), Some(etcd)).await,
+    ]
 }
 
 async fn put(store: &dyn Store, key: &str, value: &str, expect: Expect) -> Result<Revision> {
@@ -44,11 +66,10 @@ async fn taken(watcher: &mut Watcher, through: Revision) -> Vec<Arc<Event>> {
 
 #[tokio::test]
 async fn compare_and_swap() {
-    for store in stores() {
+    for Subject { store, base, _etcd } in subjects().await {
         let store = &*store;
-        assert_eq!(store.revision().await.unwrap(), 1);
         let first = put(store, "/a/b/x", "1", Expect::Absent).await.unwrap();
-        assert_eq!(first, 2);
+        assert_eq!((base, first), (1, 2));
         let refused = put(store, "/a/b/x", "2", Expect::Absent).await;
         assert!(matches!(refused, Err(Error::Conflict { current: Some(entry) }) if entry.value == "1"));
         let second = put(store, "/a/b/x", "2", Expect::Revision(first)).await.unwrap();
@@ -71,20 +92,20 @@ async fn compare_and_swap() {
 
 #[tokio::test]
 async fn sizes_are_limited() {
-    for store in stores() {
+    for Subject { store, base: _, _etcd } in subjects().await {
         assert!(matches!(put(&*store, "", "", Expect::Any).await, Err(Error::KeyLength { bytes: 0 })));
-        assert!(matches!(put(&*store, &"k".repeat(1025), "", Expect::Any).await, Err(Error::KeyLength { .. })));
+        assert!(matches!(put(&*store, &"/".repeat(1025), "", Expect::Any).await, Err(Error::KeyLength { .. })));
         let large = Bytes::from(vec![1; 2 << 20]);
         assert!(matches!(store.put("/k", large, Expect::Any).await, Err(Error::ValueTooLarge { .. })));
         let fits = Bytes::from(vec![7; 1 << 20]);
-        store.put(&"k".repeat(1024), fits.clone(), Expect::Any).await.unwrap();
-        assert_eq!(store.get(&"k".repeat(1024), None).await.unwrap().0.unwrap().value, fits);
+        store.put(&"/".repeat(1024), fits.clone(), Expect::Any).await.unwrap();
+        assert_eq!(store.get(&"/".repeat(1024), None).await.unwrap().0.unwrap().value, fits);
     }
 }
 
 #[tokio::test]
 async fn ranges_come_in_pages_of_one_revision() {
-    for store in stores() {
+    for Subject { store, base: _, _etcd } in subjects().await {
         for i in 0..10 {
             put(&*store, &format!("/a/b/{i}"), "v", Expect::Absent).await.unwrap();
         }
@@ -107,7 +128,7 @@ async fn ranges_come_in_pages_of_one_revision() {
 
 #[tokio::test]
 async fn a_watch_has_neither_gap_nor_duplicate() {
-    for store in stores() {
+    for Subject { store, base: _, _etcd } in subjects().await {
         let from = put(&*store, "/a/b/x", "0", Expect::Absent).await.unwrap();
         let writer = {
             let store = Arc::clone(&store);
@@ -140,8 +161,8 @@ async fn a_watch_has_neither_gap_nor_duplicate() {
 
 #[tokio::test]
 async fn progress_goes_beyond_the_last_event_of_the_prefix() {
-    for store in stores() {
-        let mut watcher = store.watch("/a/", 1).await.unwrap();
+    for Subject { store, base, _etcd } in subjects().await {
+        let mut watcher = store.watch("/a/", base).await.unwrap();
         put(&*store, "/a/x", "1", Expect::Any).await.unwrap();
         let last = put(&*store, "/b/x", "1", Expect::Any).await.unwrap();
         assert_eq!(taken(&mut watcher, last).await.len(), 1);
@@ -151,8 +172,8 @@ async fn progress_goes_beyond_the_last_event_of_the_prefix() {
 
 #[tokio::test]
 async fn an_acknowledged_write_is_already_with_its_watchers() {
-    for store in stores() {
-        let mut watcher = store.watch("/a/", 1).await.unwrap();
+    for Subject { store, base, _etcd } in subjects().await {
+        let mut watcher = store.watch("/a/", base).await.unwrap();
         for i in 0..50 {
             let revision = put(&*store, "/a/x", &i.to_string(), Expect::Any).await.unwrap();
             let event = futures::FutureExt::now_or_never(watcher.next()).unwrap().unwrap().unwrap();
@@ -163,14 +184,14 @@ async fn an_acknowledged_write_is_already_with_its_watchers() {
 
 #[tokio::test]
 async fn a_slow_watcher_is_ended() {
-    for store in stores() {
-        let mut watcher = store.watch("/a/b/", 1).await.unwrap();
+    for Subject { store, base, _etcd } in subjects().await {
+        let mut watcher = store.watch("/a/b/", base).await.unwrap();
         for batch in 0..10 {
             let keys: Vec<String> = (0..1000).map(|i| format!("/a/b/{batch}-{i}")).collect();
             let writes = keys.iter().map(|key| store.put_with(key, Bytes::new(), Expect::Any, Durability::Relaxed));
             futures::future::try_join_all(writes).await.unwrap();
         }
-        let (mut seen, mut last) = (0, 1);
+        let (mut seen, mut last) = (0, base);
         let error = loop {
             match watcher.next().await.unwrap() {
                 Ok(event) => {
@@ -187,7 +208,7 @@ async fn a_slow_watcher_is_ended() {
 
 #[tokio::test]
 async fn compaction_forgets_the_past_and_keeps_the_present() {
-    for store in stores() {
+    for Subject { store, base: _, _etcd } in subjects().await {
         let first = put(&*store, "/a/b/x", "1", Expect::Absent).await.unwrap();
         put(&*store, "/a/b/y", "only", Expect::Absent).await.unwrap();
         let last = put(&*store, "/a/b/x", "2", Expect::Any).await.unwrap();
@@ -229,15 +250,16 @@ fn step() -> impl Strategy<Value = Step> {
 /// The whole history, by revision: each state with (created, changed, value) by key.
 type State = BTreeMap<String, (Revision, Revision, u8)>;
 
-#[derive(Default)]
 struct Model {
+    /// The revision of the empty store.
+    base: Revision,
     states: BTreeMap<Revision, State>,
     compacted: Revision,
 }
 
 impl Model {
     fn now(&self) -> (Revision, State) {
-        self.states.last_key_value().map_or((1, State::new()), |(revision, state)| (*revision, state.clone()))
+        self.states.last_key_value().map_or((self.base, State::new()), |(revision, state)| (*revision, state.clone()))
     }
 
     fn at(&self, revision: Revision) -> State {
@@ -308,7 +330,7 @@ async fn perform(store: &dyn Store, model: &mut Model, step: Step) {
             }
         }
         Step::Compact { share } => {
-            let to = revision * u64::from(share) / 255;
+            let to = model.base + (revision - model.base) * u64::from(share) / 255;
             store.compact(to).await.unwrap();
             model.compacted = model.compacted.max(to);
         }
@@ -318,7 +340,7 @@ async fn perform(store: &dyn Store, model: &mut Model, step: Step) {
 async fn compare(store: &dyn Store, model: &Model) {
     let (now, _) = model.now();
     assert_eq!(store.revision().await.unwrap(), now);
-    for at in 1..=now {
+    for at in model.base..=now {
         if at < model.compacted {
             assert!(matches!(store.range("/", None, None, Some(at)).await, Err(Error::Compacted { .. })));
             assert!(matches!(store.watch("/m", at).await, Err(Error::Compacted { .. })));
@@ -366,24 +388,40 @@ fn simplify(event: &Event) -> (Revision, String, Option<u8>, Option<u8>) {
     (event.revision, event.key().to_string(), value, before)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
-    /// Any history reads, at every point of it that is kept, as a simple model says, and so do watches from there.
-    #[test]
-    fn any_history_reads_as_the_model_says(steps in proptest::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            for store in stores() {
-                let mut model = Model::default();
-                let mut live = store.watch("/m/", 1).await.unwrap();
-                for step in steps.clone() {
-                    perform(&*store, &mut model, step).await;
-                }
-                compare(&*store, &model).await;
-                let now = model.now().0;
-                let events: Vec<_> = taken(&mut live, now).await.iter().map(|event| simplify(event)).collect();
-                assert_eq!(events, model.events("/m/", 1));
-            }
-        });
+async fn check_history(subject: Subject, steps: &[Step]) {
+    let Subject { store, base, _etcd } = subject;
+    let mut model = Model { base, states: BTreeMap::new(), compacted: base };
+    let mut live = store.watch("/m/", base).await.unwrap();
+    for step in steps {
+        perform(&*store, &mut model, step.clone()).await;
     }
+    compare(&*store, &model).await;
+    let now = model.now().0;
+    let events: Vec<_> = taken(&mut live, now).await.iter().map(|event| simplify(event)).collect();
+    assert_eq!(events, model.events("/m/", base));
+}
+
+/// Any history reads, at every point of it that is kept, as a simple model says, and so do watches from there.
+#[test]
+fn any_history_reads_as_the_model_says() {
+    let etcd = Etcd::start();
+    let case = std::cell::Cell::new(0);
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) };
+    let histories = proptest::collection::vec(step(), 1..40);
+    let outcome = TestRunner::new(config).run(&histories, |steps| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        case.set(case.get() + 1);
+        runtime.block_on(async {
+            let embedded = EmbeddedStore::in_memory(Settings::default()).unwrap();
+            check_history(Subject::new(Arc::new(embedded), None).await, &steps).await;
+            // A third of them in etcd, which takes ten times as long.
+            if case.get() % 3 != 0 {
+                return;
+            }
+            let shared = etcd.store(&format!("/case-{}", case.get())).await;
+            check_history(Subject::new(Arc::new(shared), None).await, &steps).await;
+        });
+        Ok(())
+    });
+    outcome.unwrap();
 }

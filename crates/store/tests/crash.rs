@@ -1,6 +1,6 @@
 //! kill -9 at random moments: this test binary runs itself as a writer and kills it.
 //!
-//! `STORE_CRASH_ROUNDS` sets how often (20), `STORE_CRASH_SEED` repeats a run.
+//! `STORE_CRASH_ROUNDS` sets how often (100), `STORE_CRASH_SEED` repeats a run.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -191,7 +191,7 @@ async fn examine(directory: &Path, report: &mut Report) {
 #[test]
 fn nothing_acknowledged_is_lost_to_kill_9() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let rounds = number("STORE_CRASH_ROUNDS").unwrap_or(20);
+    let rounds = number("STORE_CRASH_ROUNDS").unwrap_or(100);
     let seed = number("STORE_CRASH_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("STORE_CRASH_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::tables::{HISTORY, KEYS, LOG, LOST, META, Meta, Record, Stored, entry, last_revision};
+use super::tables::{HISTORY, KEYS, LOG, LOST, META, Meta, Record, Stored, last_revision, present};
+use super::values::Values;
 use crate::{Change, Entry, Event, Expect, Revision};
 
 /// The tables of a write transaction.
@@ -32,9 +33,9 @@ impl<'t> Tables<'t> {
     }
 
     /// The present state of a key.
-    fn current(&self, key: &Arc<str>) -> Stored<Option<Entry>> {
+    fn current(&self, values: &Values, key: &Arc<str>) -> Stored<Option<Entry>> {
         let written = self.keys.get(&**key)?.map(|state| state.value().1);
-        written.map_or(Ok(None), |written| entry(&self.log, written, Some(key)))
+        written.map_or(Ok(None), |written| present(&self.log, values, written, key))
     }
 
     /// Makes a state of the past out of the present one.
@@ -46,8 +47,15 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes `value` as `revision` if `expect` holds.
-    pub(super) fn put(&mut self, revision: Revision, key: &Arc<str>, value: &Bytes, expect: Expect) -> Stored<Attempt> {
-        let previous = self.current(key)?;
+    pub(super) fn put(
+        &mut self,
+        values: &Values,
+        revision: Revision,
+        key: &Arc<str>,
+        value: &Bytes,
+        expect: Expect,
+    ) -> Stored<Attempt> {
+        let previous = self.current(values, key)?;
         if !holds(expect, previous.as_ref(), true) {
             return Ok(Err(previous.map(Box::new)));
         }
@@ -61,8 +69,14 @@ impl<'t> Tables<'t> {
     }
 
     /// Removes a key as `revision` if it exists and `expect` holds.
-    pub(super) fn delete(&mut self, revision: Revision, key: &Arc<str>, expect: Expect) -> Stored<Attempt> {
-        let previous = match self.current(key)? {
+    pub(super) fn delete(
+        &mut self,
+        values: &Values,
+        revision: Revision,
+        key: &Arc<str>,
+        expect: Expect,
+    ) -> Stored<Attempt> {
+        let previous = match self.current(values, key)? {
             Some(previous) if holds(expect, Some(&previous), false) => previous,
             other => return Ok(Err(other.map(Box::new))),
         };

@@ -8,17 +8,24 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use redb::{Database, ReadableDatabase};
 
 use super::apply::{Resumed, Tables};
 use super::tables::{FORMAT, Meta, Stored};
-use crate::{Error, Result};
+use super::values::Values;
+use crate::{Error, Expect, Result, Revision};
 
 /// How much disk is held back for repairing the file when the disk is full.
 const RESERVE_BYTES: i64 = 4 << 20;
+
+/// How many entries a restore writes at a time, and how much of the file it keeps in memory, in bytes.
+const RESTORE_BATCH: usize = 1000;
+const RESTORE_CACHE_BYTES: usize = 16 << 20;
 
 /// An open data directory. Dropping it, or [`Directory::leave`], lets another process have it.
 #[derive(Debug)]
@@ -55,6 +62,12 @@ impl Directory {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How much disk the file takes.
+    pub(super) fn file_bytes(&self) -> u64 {
+        // Blocks of 512 bytes, whatever the file system's: stat(2).
+        fs::metadata(self.path.join("store.redb")).map_or(0, |metadata| metadata.blocks() * 512)
     }
 
     /// Opens the file, making it if need be, repairing it if the last process crashed.
@@ -108,6 +121,66 @@ impl Directory {
     pub(super) fn release(&self) {
         let _ = fs::remove_file(self.path.join("store.reserve"));
     }
+}
+
+impl Directory {
+    /// Makes the file out of `entries` (key, value), all of them new, with revisions after `after`.
+    pub(super) fn restore(
+        &self,
+        after: Revision,
+        entries: impl Iterator<Item = Result<(String, Bytes)>>,
+    ) -> Result<()> {
+        let path = self.path.join("store.redb");
+        if path.exists() {
+            return Err(Error::NotEmpty { place: self.path.display().to_string() });
+        }
+        let unfinished = self.path.join("store.redb.restore");
+        let explain = |error: redb::Error| self.explain(&unfinished, error);
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(explain(error.into())),
+            _ => {}
+        }
+        let (database, _) = open(&unfinished, RESTORE_CACHE_BYTES).map_err(explain)?;
+        let mut entries = entries.peekable();
+        let mut last = after;
+        while entries.peek().is_some() {
+            let batch = entries.by_ref().take(RESTORE_BATCH).collect::<Result<Vec<_>>>()?;
+            last = fill(&database, last, &batch).map_err(explain)?;
+        }
+        let finish = || -> Stored<()> {
+            let transaction = database.begin_write()?;
+            let mut tables = Tables::open(&transaction)?;
+            tables.set_meta(Meta::Floor, last)?;
+            tables.set_meta(Meta::Compacted, last)?;
+            tables.set_meta(Meta::Scavenged, last)?;
+            drop(tables);
+            transaction.commit()?;
+            Ok(())
+        };
+        finish().map_err(explain)?;
+        drop(database);
+        let publish = || -> Stored<()> {
+            fs::rename(&unfinished, &path)?;
+            Ok(File::open(&self.path)?.sync_all()?)
+        };
+        publish().map_err(explain)
+    }
+}
+
+/// Writes `batch` with the revisions after `last`; returns the last of them.
+fn fill(database: &Database, last: Revision, batch: &[(String, Bytes)]) -> Stored<Revision> {
+    let transaction = database.begin_write()?;
+    let mut tables = Tables::open(&transaction)?;
+    let mut last = last;
+    for (key, value) in batch {
+        // Absent keys only: a snapshot has each once.
+        if tables.put(&Values::new(0), last + 1, &Arc::from(&**key), value, Expect::Absent)?.is_ok() {
+            last += 1;
+        }
+    }
+    drop(tables);
+    transaction.commit()?;
+    Ok(last)
 }
 
 /// Opens a file and makes its tables ready.

@@ -11,15 +11,16 @@
 //! Those of [`crate`]; after a crash redb rolls back to the last durable commit. A repair after a crash reads the whole
 //! file: on the order of a second for every gigabyte.
 //!
-//! # Deliberately absent
+//! # Memory
 //!
-//! A cache of the values: redb keeps the pages in use ([`Settings::cache_bytes`]), the system the rest of the file.
+//! Three things, each with a limit: pages of the file ([`Settings::cache_bytes`]), the present values
+//! ([`Settings::values_bytes`]), and what waits to be written or watched. Keys are not held in memory.
 
 mod apply;
 mod file;
-mod hub;
-mod retention;
+
 mod tables;
+mod values;
 mod watcher;
 mod writer;
 
@@ -37,11 +38,13 @@ use tokio::sync::oneshot;
 
 use self::apply::Resumed;
 use self::file::Directory;
-use self::hub::Hub;
 use self::tables::{ReadFailure, Snapshot};
+use self::values::Values;
 use self::writer::{Operation, Request, Writer};
+use crate::hub::Hub;
 use crate::{
-    Change, Deleted, Durability, Entry, Error, Event, Expect, KEY_BYTES_MAX, Range, Result, Revision, Store, Watcher,
+    Change, Defragmented, Deleted, Durability, Entry, Error, Event, Expect, KEY_BYTES_MAX, Range, Result, Revision,
+    Store, Watcher,
 };
 
 /// The limits of an [`EmbeddedStore`].
@@ -49,6 +52,8 @@ use crate::{
 pub struct Settings {
     /// How much of the file is kept in memory, in bytes.
     pub cache_bytes: usize,
+    /// How many of the present values are kept in memory, in bytes.
+    pub values_bytes: usize,
     /// The largest value, in bytes.
     pub value_bytes_max: usize,
     /// How many writes may wait for the disk before more are refused as [`Error::Busy`].
@@ -67,6 +72,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
+            values_bytes: 32 << 20,
             value_bytes_max: 3 << 19,
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
@@ -92,6 +98,7 @@ struct Core {
     /// The writer holds the lock shared, as readers do, and alone only to close or open the file.
     database: RwLock<File>,
     hub: Arc<Hub>,
+    values: Values,
     /// `None` for a store in memory.
     directory: Option<Directory>,
     queued_bytes: AtomicUsize,
@@ -102,7 +109,7 @@ impl Core {
     fn read<T, F: Into<ReadFailure>>(
         &self,
         step: &'static str,
-        read: impl FnOnce(&Snapshot) -> std::result::Result<T, F>,
+        read: impl FnOnce(&Snapshot<'_>) -> std::result::Result<T, F>,
     ) -> Result<T> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = match &*database {
@@ -111,10 +118,28 @@ impl Core {
             File::Closed => return Err(Error::Closed),
         };
         let transaction = database.begin_read().map_err(storage(step))?;
-        read(&Snapshot::new(transaction)).map_err(|failure| match failure.into() {
+        read(&Snapshot::new(transaction, &self.values)).map_err(|failure| match failure.into() {
             ReadFailure::Refused(error) => error,
             ReadFailure::Storage(error) => storage(step)(error),
         })
+    }
+}
+
+impl Core {
+    /// Moves what is in use to the front of the file and cuts the rest off; reads and writes wait.
+    fn defragment(&self) -> Result<Defragmented> {
+        let step = "defragment the file";
+        let size = || self.directory.as_ref().map_or(0, Directory::file_bytes);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let database = match &mut *database {
+            File::Open(database) => database,
+            File::Broken => return Err(broken(step)),
+            File::Closed => return Err(Error::Closed),
+        };
+        let before_bytes = size();
+        // An error leaves the file as it was, or as far as it came.
+        while database.compact().map_err(storage(step))? {}
+        Ok(Defragmented { before_bytes, after_bytes: size() })
     }
 }
 
@@ -157,11 +182,30 @@ impl EmbeddedStore {
         Self::start(database, resumed, None, settings)
     }
 
+    /// Makes the store in `directory` out of `entries` (key, value), with revisions after `after`. Nobody can read or watch
+    /// from before. Errors: [`Error::NotEmpty`] and those of [`EmbeddedStore::open`]; after any of them there is no store.
+    pub(crate) fn restore(
+        directory: &Path,
+        after: Revision,
+        entries: impl Iterator<Item = Result<(String, Bytes)>>,
+    ) -> Result<()> {
+        let directory = Directory::open(directory)?;
+        let restored = directory.restore(after, entries);
+        directory.leave();
+        restored
+    }
+
     fn start(database: Database, resumed: Resumed, directory: Option<Directory>, settings: Settings) -> Result<Self> {
         let hub = Arc::new(Hub::default());
         hub.advance(resumed.revision);
         let database = RwLock::new(File::Open(database));
-        let core = Arc::new(Core { database, hub, directory, queued_bytes: AtomicUsize::new(0) });
+        let core = Arc::new(Core {
+            database,
+            hub,
+            values: Values::new(settings.values_bytes),
+            directory,
+            queued_bytes: AtomicUsize::new(0),
+        });
         let (queue, requests) = sync_channel(settings.queue_max);
         let writer = Writer::new(Arc::clone(&core), settings.clone(), requests, resumed);
         let writer = std::thread::Builder::new()
@@ -194,7 +238,7 @@ impl EmbeddedStore {
     async fn read_apart<T: Send + 'static, F: Into<ReadFailure>>(
         &self,
         step: &'static str,
-        read: impl FnOnce(&Snapshot) -> std::result::Result<T, F> + Send + 'static,
+        read: impl FnOnce(&Snapshot<'_>) -> std::result::Result<T, F> + Send + 'static,
     ) -> Result<T> {
         let core = Arc::clone(&self.core);
         tokio::task::spawn_blocking(move || core.read(step, read)).await.unwrap_or(Err(Error::Closed))
@@ -282,7 +326,7 @@ impl Store for EmbeddedStore {
     fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Watcher>> {
         Box::pin(async move {
             // The subscription first: what is committed after the check then cannot be missed.
-            let subscription = self.core.hub.subscribe(prefix, self.settings.watch_buffer_max);
+            let subscription = self.core.hub.subscribe(prefix, from, self.settings.watch_buffer_max);
             self.core.read("begin a watch", |snapshot| snapshot.check(from))?;
             Ok(Watcher::new(watcher::Source::new(Arc::clone(&self.core), subscription, from)))
         })
@@ -292,7 +336,18 @@ impl Store for EmbeddedStore {
         Box::pin(async move { self.write(Operation::Compact { revision }).await.map(|_| ()) })
     }
 
+    fn defragment(&self) -> BoxFuture<'_, Result<Defragmented>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(
+            async move { tokio::task::spawn_blocking(move || core.defragment()).await.unwrap_or(Err(Error::Closed)) },
+        )
+    }
+
     fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        Box::pin(async move { self.core.read("read the revision", Snapshot::revision) })
+        Box::pin(async move {
+            // A path to the method would be of one lifetime only.
+            #[allow(clippy::redundant_closure_for_method_calls)]
+            self.core.read("read the revision", |snapshot| snapshot.revision())
+        })
     }
 }

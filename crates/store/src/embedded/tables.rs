@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, TableDefinition};
 
+use super::values::{Value, Values};
 use crate::{Change, Entry, Error, Event, Range, Revision};
 
 /// One change: created at, previous revision (0: none), is a deletion, key, value.
@@ -90,9 +91,26 @@ pub(super) fn entry(
     }))
 }
 
+/// The present state of a key, last written at `revision`: from memory, else from the log.
+pub(super) fn present(
+    log: &impl ReadableTable<u64, Record>,
+    values: &Values,
+    revision: Revision,
+    key: &Arc<str>,
+) -> Stored<Option<Entry>> {
+    let kept = values.lock().get(revision);
+    match kept {
+        Some(Value { create_revision, bytes }) => {
+            Ok(Some(Entry { key: Arc::clone(key), value: bytes, create_revision, mod_revision: revision }))
+        }
+        None => entry(log, revision, Some(key)),
+    }
+}
+
 /// A consistent view of all tables at one moment.
-pub(super) struct Snapshot {
+pub(super) struct Snapshot<'v> {
     transaction: ReadTransaction,
+    values: &'v Values,
 }
 
 /// What one step of reading past events found.
@@ -121,9 +139,9 @@ impl<E: Into<redb::Error>> From<E> for ReadFailure {
     }
 }
 
-impl Snapshot {
-    pub(super) fn new(transaction: ReadTransaction) -> Self {
-        Self { transaction }
+impl<'v> Snapshot<'v> {
+    pub(super) fn new(transaction: ReadTransaction, values: &'v Values) -> Self {
+        Self { transaction, values }
     }
 
     /// The revision this view shows.
@@ -158,14 +176,14 @@ impl Snapshot {
             None => self.revision()?,
         };
         let at = at.unwrap_or(current);
-        let present = self.transaction.open_table(KEYS)?.get(key)?.map(|state| state.value().1);
-        let written = match present {
+        let newest = self.transaction.open_table(KEYS)?.get(key)?.map(|state| state.value().1);
+        let written = match newest {
             Some(written) if written <= at => Some(written),
             _ if at == current => None,
             _ => self.past(key, at)?,
         };
         let found = match written {
-            Some(written) => entry(&self.transaction.open_table(LOG)?, written, None)?,
+            Some(written) => present(&self.transaction.open_table(LOG)?, self.values, written, &Arc::from(key))?,
             None => None,
         };
         Ok((found, current))
@@ -192,36 +210,63 @@ impl Snapshot {
             None => self.revision()?,
         };
         let revision = at.unwrap_or(current);
-        let log = self.transaction.open_table(LOG)?;
-        let mut range = Range { revision, ..Range::default() };
-        self.visible(prefix, start_after, (revision < current).then_some(revision), |written| {
-            if limit.is_some_and(|limit| range.entries.len() >= limit) {
-                range.remaining += 1;
-            } else if let Some(entry) = entry(&log, written, None)? {
-                range.entries.push(entry);
+        let mut found: Vec<(Arc<str>, Revision)> = Vec::new();
+        let mut remaining = 0;
+        self.visible(prefix, start_after, (revision < current).then_some(revision), |key, written| {
+            if limit.is_some_and(|limit| found.len() >= limit) {
+                remaining += 1;
+            } else {
+                found.push((Arc::from(key), written));
             }
-            Ok(())
         })?;
-        Ok(range)
+        Ok(Range { entries: self.entries(found)?, revision, remaining })
+    }
+
+    /// The states of these keys that these revisions wrote, in the same order.
+    fn entries(&self, found: Vec<(Arc<str>, Revision)>) -> Stored<Vec<Entry>> {
+        let mut values: Vec<Option<Value>> = {
+            let kept = self.values.lock();
+            found.iter().map(|(_, written)| kept.get(*written)).collect()
+        };
+        // In the order of the log, so that each of its pages is read once.
+        let mut missing: Vec<(Revision, usize)> = found
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| values[*i].is_none())
+            .map(|(i, (_, written))| (*written, i))
+            .collect();
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            let log = self.transaction.open_table(LOG)?;
+            for (written, i) in &missing {
+                let Some(record) = log.get(*written)? else { continue };
+                let (create_revision, _, deletion, _, value) = record.value();
+                values[*i] = (!deletion).then(|| Value { create_revision, bytes: Bytes::copy_from_slice(value) });
+            }
+            self.values.offer(missing.iter().filter_map(|(written, i)| Some((*written, values[*i].clone()?))));
+        }
+        let entry = |((key, mod_revision), value): ((Arc<str>, Revision), Option<Value>)| {
+            let Value { create_revision, bytes } = value?;
+            Some(Entry { key, value: bytes, create_revision, mod_revision })
+        };
+        Ok(found.into_iter().zip(values).filter_map(entry).collect())
     }
 
     /// See [`crate::Store::count`].
     pub(super) fn count(&self, prefix: &str) -> Stored<u64> {
         let mut count = 0;
-        self.visible(prefix, None, None, |_| {
-            count += 1;
-            Ok(())
-        })?;
+        self.visible(prefix, None, None, |_, _| count += 1)?;
         Ok(count)
     }
 
-    /// Visits the revision of every state that can be seen at `past` (the present if `None`), in order of the keys.
+    /// Visits every state that can be seen at `past` (the present if `None`), in order of the keys: the key and the
+    /// revision that wrote the state.
     fn visible(
         &self,
         prefix: &str,
         start_after: Option<&str>,
         past: Option<Revision>,
-        mut visit: impl FnMut(Revision) -> Stored<()>,
+        mut visit: impl FnMut(&str, Revision),
     ) -> Stored<()> {
         let start = match start_after {
             Some(key) if key >= prefix => Bound::Excluded(key),
@@ -239,16 +284,17 @@ impl Snapshot {
             if !key.starts_with(prefix) {
                 break;
             }
-            while let Some((_, written)) = superseded.next_if(|(other, _)| &**other < key) {
-                visit(*written)?;
+            while let Some((other, written)) = superseded.next_if(|(other, _)| &**other < key) {
+                visit(other, *written);
             }
             if past.is_none_or(|at| written <= at) {
-                visit(written)?;
+                visit(key, written);
             } else if let Some((_, written)) = superseded.next_if(|(other, _)| &**other == key) {
-                visit(*written)?;
+                visit(key, *written);
             }
         }
-        superseded.try_for_each(|(_, written)| visit(*written))
+        superseded.for_each(|(key, written)| visit(key, *written));
+        Ok(())
     }
 
     /// The states seen at `at` that something later ended.

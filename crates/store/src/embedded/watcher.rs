@@ -11,38 +11,34 @@ use std::task::{Context, Poll, ready};
 use tokio::task::JoinHandle;
 
 use super::Core;
-use super::hub::Subscription;
 use super::tables::Chunk;
+use crate::hub::Subscription;
+use crate::tail::Tail;
 use crate::{Error, Event, Result, Revision, WatchError, WatchSource};
 
 /// The source behind a [`crate::Watcher`].
 pub(super) struct Source {
     core: Arc<Core>,
-    subscription: Subscription,
+    tail: Tail,
     /// Every event up to this revision was returned or is in `past`.
     read_through: Revision,
     past: VecDeque<Arc<Event>>,
     reading: Option<JoinHandle<Result<Chunk>>>,
-    progress: Revision,
 }
 
 impl Source {
     pub(super) fn new(core: Arc<Core>, subscription: Subscription, from: Revision) -> Self {
-        Self { core, subscription, read_through: from, past: VecDeque::new(), reading: None, progress: from }
+        let tail = Tail::new(subscription, from);
+        Self { core, tail, read_through: from, past: VecDeque::new(), reading: None }
     }
 
     fn read_past(&self) -> JoinHandle<Result<Chunk>> {
         let core = Arc::clone(&self.core);
-        let prefix = self.subscription.prefix.clone();
-        let (from, through) = (self.read_through, self.subscription.since);
+        let prefix = self.tail.prefix().to_owned();
+        let (from, through) = (self.read_through, self.tail.since());
         tokio::task::spawn_blocking(move || {
             core.read("read past events", |snapshot| snapshot.events(&prefix, from, through))
         })
-    }
-
-    fn returned(&mut self, event: Arc<Event>) -> Poll<Option<Result<Arc<Event>, WatchError>>> {
-        self.progress = event.revision;
-        Poll::Ready(Some(Ok(event)))
     }
 }
 
@@ -51,9 +47,9 @@ impl WatchSource for Source {
         // The past, as far as the subscription does not reach back.
         loop {
             if let Some(event) = self.past.pop_front() {
-                return self.returned(event);
+                return self.tail.returned(event);
             }
-            if self.read_through >= self.subscription.since {
+            if self.read_through >= self.tail.since() {
                 break;
             }
             if self.reading.is_none() {
@@ -74,28 +70,10 @@ impl WatchSource for Source {
                 Ok(Err(error)) => return Poll::Ready(Some(Err(WatchError::Read(error)))),
             }
         }
-        // The present.
-        let published = self.subscription.published();
-        loop {
-            return match self.subscription.events.poll_recv(context) {
-                // The watch began at a revision that was committed but not yet published.
-                Poll::Ready(Some(event)) if event.revision <= self.read_through => continue,
-                Poll::Ready(Some(event)) => self.returned(event),
-                Poll::Ready(None) => Poll::Ready(Some(Err(self.subscription.end()))),
-                Poll::Pending => {
-                    // tokio also says Pending to a task that used up its turn: only an empty buffer is progress. (Empty
-                    // before closed: it closes when it is full.)
-                    let events = &self.subscription.events;
-                    if events.is_empty() && !events.is_closed() {
-                        self.progress = self.progress.max(published);
-                    }
-                    Poll::Pending
-                }
-            };
-        }
+        self.tail.poll_event(context, self.read_through)
     }
 
     fn progress(&self) -> Revision {
-        self.progress
+        self.tail.progress()
     }
 }

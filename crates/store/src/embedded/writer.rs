@@ -29,10 +29,9 @@ use tokio::sync::oneshot;
 
 use super::apply::{Attempt, Resumed, Tables};
 use super::file::is_disk_full;
-use super::hub::End;
-use super::retention::Retention;
 use super::tables::{Meta, Stored};
 use super::{Core, File, Settings, broken, storage};
+use crate::retention::Retention;
 use crate::{Durability, Error, Event, Expect, Result, Revision};
 
 /// A relaxed write is on disk after this long at the latest.
@@ -124,7 +123,7 @@ impl Writer {
             tracing::error!(
                 "the store's writer panicked: the store is closed; start again, from a backup if it repeats"
             );
-            core.hub.end_all(End::Closed);
+            core.hub.close();
         }
     }
 
@@ -173,6 +172,7 @@ impl Writer {
     fn serve(&mut self, batch: Vec<Request>) {
         match self.ready().and_then(|()| self.commit(&batch)) {
             Ok(applied) => {
+                self.core.values.learn(applied.events.iter().map(|event| &**event));
                 self.core.hub.publish(&applied.events);
                 for (request, outcome) in batch.into_iter().zip(applied.outcomes) {
                     // A caller that went away does not want to know.
@@ -240,12 +240,12 @@ impl Writer {
             for request in batch {
                 let attempt = match &request.operation {
                     Operation::Put { key, value, expect, durability } => {
-                        let attempt = tables.put(next, key, value, *expect)?;
+                        let attempt = tables.put(&self.core.values, next, key, value, *expect)?;
                         applied.durable |= attempt.is_ok() && *durability == Durability::Immediate;
                         attempt
                     }
                     Operation::Delete { key, expect } => {
-                        let attempt = tables.delete(next, key, *expect)?;
+                        let attempt = tables.delete(&self.core.values, next, key, *expect)?;
                         applied.durable |= attempt.is_ok();
                         attempt
                     }
@@ -339,6 +339,7 @@ impl Writer {
         let Some(directory) = &core.directory else { return };
         let mut place = core.database.write().unwrap_or_else(PoisonError::into_inner);
         *place = File::Broken;
+        self.core.values.clear();
         // A repair may need room.
         directory.release();
         match directory.database(self.settings.cache_bytes) {
@@ -362,14 +363,14 @@ impl Writer {
         self.unpersisted_since = None;
         let published = self.core.hub.published();
         if resumed.survived < published {
-            self.core.hub.end_all(End::Compacted { oldest: resumed.revision });
+            self.core.hub.compacted(resumed.revision);
         }
         let mut from = published;
         while from < resumed.survived {
             // Writes that were answered with an error but did reach the disk.
             let read = self.core.read("read what survived", |snapshot| snapshot.events("", from, resumed.survived));
             let Ok(chunk) = read else {
-                self.core.hub.end_all(End::Compacted { oldest: resumed.revision });
+                self.core.hub.compacted(resumed.revision);
                 break;
             };
             self.core.hub.publish(&chunk.events);
@@ -390,7 +391,7 @@ impl Writer {
                 tracing::error!(error = %error, "the store's last relaxed writes could not be persisted");
             }
         }
-        self.core.hub.end_all(End::Closed);
+        self.core.hub.close();
     }
 }
 

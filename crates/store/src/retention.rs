@@ -10,7 +10,7 @@ const SAMPLES: u32 = 60;
 
 /// Remembers which revision was present when.
 #[derive(Debug)]
-pub(super) struct Retention {
+pub(crate) struct Retention {
     keep_for: Duration,
     keep_revisions: u64,
     /// Ascending in both.
@@ -18,18 +18,18 @@ pub(super) struct Retention {
 }
 
 impl Retention {
-    pub(super) fn new(keep_for: Duration, keep_revisions: u64) -> Self {
+    pub(crate) fn new(keep_for: Duration, keep_revisions: u64) -> Self {
         Self { keep_for, keep_revisions, samples: VecDeque::new() }
     }
 
     /// How often it is worth calling [`Self::target`].
-    pub(super) fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         self.keep_for / SAMPLES
     }
 
     /// Notes that `revision` is present at `now` (since any fixed moment), and returns the revision up to which history
     /// is no longer kept: what was present `keep_for` ago, or `keep_revisions` back, whichever is later.
-    pub(super) fn target(&mut self, now: Duration, revision: Revision) -> Revision {
+    pub(crate) fn target(&mut self, now: Duration, revision: Revision) -> Revision {
         let due = self.samples.back().is_none_or(|(last, _)| now >= *last + self.interval());
         if due {
             self.samples.push_back((now, revision));

@@ -14,7 +14,7 @@ use crate::{Event, Revision, WatchError};
 
 /// Why the hub ended a subscription.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum End {
+enum End {
     Slow,
     Compacted { oldest: Revision },
     Closed,
@@ -22,7 +22,7 @@ pub(super) enum End {
 
 /// All watchers of one store.
 #[derive(Debug, Default)]
-pub(super) struct Hub {
+pub(crate) struct Hub {
     groups: Mutex<Groups>,
     published: AtomicU64,
 }
@@ -40,25 +40,27 @@ struct Groups {
 #[derive(Debug)]
 struct Sender {
     id: u64,
+    /// The watch wants what comes after this revision.
+    from: Revision,
     events: mpsc::Sender<Arc<Event>>,
     end: Arc<OnceLock<End>>,
 }
 
 /// The receiving end of one watcher. Dropping it ends the subscription.
 #[derive(Debug)]
-pub(super) struct Subscription {
+pub(crate) struct Subscription {
     hub: Arc<Hub>,
     id: u64,
-    pub(super) prefix: Box<str>,
-    pub(super) events: mpsc::Receiver<Arc<Event>>,
+    pub(crate) prefix: Box<str>,
+    pub(crate) events: mpsc::Receiver<Arc<Event>>,
     end: Arc<OnceLock<End>>,
     /// Every event after this revision comes through `events`; none before does.
-    pub(super) since: Revision,
+    pub(crate) since: Revision,
 }
 
 impl Subscription {
     /// Why `events` has ended.
-    pub(super) fn end(&self) -> WatchError {
+    pub(crate) fn end(&self) -> WatchError {
         match self.end.get() {
             Some(End::Slow) => WatchError::Slow { buffered_max: self.events.max_capacity() },
             Some(End::Compacted { oldest }) => WatchError::Compacted { oldest: *oldest },
@@ -67,7 +69,7 @@ impl Subscription {
     }
 
     /// The revision up to which every event is in `events` or was taken from it.
-    pub(super) fn published(&self) -> Revision {
+    pub(crate) fn published(&self) -> Revision {
         self.hub.published()
     }
 }
@@ -84,30 +86,30 @@ impl Hub {
     }
 
     /// The revision up to which every event has been put into the buffers of its watchers.
-    pub(super) fn published(&self) -> Revision {
+    pub(crate) fn published(&self) -> Revision {
         self.published.load(Ordering::Acquire)
     }
 
     /// Says that there are no more events up to `revision`.
-    pub(super) fn advance(&self, revision: Revision) {
+    pub(crate) fn advance(&self, revision: Revision) {
         self.published.fetch_max(revision, Ordering::AcqRel);
     }
 
-    /// Starts a subscription to all later events of `prefix`.
-    pub(super) fn subscribe(self: &Arc<Self>, prefix: &str, buffer_max: usize) -> Subscription {
+    /// Starts a subscription to all later events of `prefix`, for a watch that wants what comes after `from`.
+    pub(crate) fn subscribe(self: &Arc<Self>, prefix: &str, from: Revision, buffer_max: usize) -> Subscription {
         let (sender, events) = mpsc::channel(buffer_max);
         let end = Arc::new(OnceLock::new());
         let mut groups = self.lock();
         let id = groups.next_id;
         groups.next_id += 1;
         if !groups.closed {
-            groups.add(prefix, Sender { id, events: sender, end: Arc::clone(&end) });
+            groups.add(prefix, Sender { id, from, events: sender, end: Arc::clone(&end) });
         }
         Subscription { hub: Arc::clone(self), id, prefix: prefix.into(), events, end, since: self.published() }
     }
 
     /// Hands `events`, which must be in order, to their watchers.
-    pub(super) fn publish(&self, events: &[Arc<Event>]) {
+    pub(crate) fn publish(&self, events: &[Arc<Event>]) {
         let mut groups = self.lock();
         for event in events {
             groups.deliver(event);
@@ -118,14 +120,16 @@ impl Hub {
         }
     }
 
-    /// Ends all subscriptions.
-    pub(super) fn end_all(&self, end: End) {
+    /// Ends all subscriptions, for good.
+    pub(crate) fn close(&self) {
         let mut groups = self.lock();
-        groups.closed |= matches!(end, End::Closed);
-        groups.lengths.clear();
-        for sender in groups.by_prefix.drain().flat_map(|(_, group)| group) {
-            let _ = sender.end.set(end);
-        }
+        groups.closed = true;
+        groups.end(End::Closed, |_| true);
+    }
+
+    /// Ends the subscriptions of watches that want something before `oldest`, where not everything is known any more.
+    pub(crate) fn compacted(&self, oldest: Revision) {
+        self.lock().end(End::Compacted { oldest }, |sender| sender.from < oldest);
     }
 }
 
@@ -146,6 +150,21 @@ impl Groups {
         }
         if group.is_empty() {
             self.forget(prefix);
+        }
+    }
+
+    fn end(&mut self, end: End, which: impl Fn(&Sender) -> bool) {
+        let mut emptied = Vec::new();
+        for (prefix, group) in &mut self.by_prefix {
+            for sender in group.extract_if(.., |sender| which(sender)) {
+                let _ = sender.end.set(end);
+            }
+            if group.is_empty() {
+                emptied.push(prefix.clone());
+            }
+        }
+        for prefix in emptied {
+            self.forget(&prefix);
         }
     }
 
@@ -198,10 +217,10 @@ mod tests {
     #[test]
     fn only_watchers_of_the_key_get_the_event() {
         let hub = Arc::new(Hub::default());
-        let mut every = hub.subscribe("", 8);
-        let mut pods = hub.subscribe("/pods/", 8);
-        let mut nodes = hub.subscribe("/nodes/", 8);
-        let mut half = hub.subscribe("/pods/ä", 8);
+        let mut every = hub.subscribe("", 1, 8);
+        let mut pods = hub.subscribe("/pods/", 1, 8);
+        let mut nodes = hub.subscribe("/nodes/", 1, 8);
+        let mut half = hub.subscribe("/pods/ä", 1, 8);
         hub.publish(&[event("/pods/ä", 2), event("/pods/ö", 3), event("/p", 4)]);
         let taken = |subscription: &mut Subscription| {
             std::iter::from_fn(|| subscription.events.try_recv().ok()).map(|event| event.revision).collect::<Vec<_>>()
@@ -209,17 +228,32 @@ mod tests {
         assert_eq!(taken(&mut every), [2, 3, 4]);
         assert_eq!(taken(&mut pods), [2, 3]);
         assert_eq!(taken(&mut half), [2]);
-        assert_eq!(taken(&mut nodes), []);
+        assert!(taken(&mut nodes).is_empty());
         assert_eq!(hub.published(), 4);
         drop((every, pods, nodes, half));
         assert!(hub.lock().by_prefix.is_empty() && hub.lock().lengths.is_empty());
     }
 
     #[test]
+    fn only_who_wants_what_is_lost_is_ended() {
+        let hub = Arc::new(Hub::default());
+        let mut early = hub.subscribe("/", 1, 8);
+        let mut late = hub.subscribe("/", 5, 8);
+        hub.compacted(5);
+        assert!(matches!(early.events.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+        assert!(matches!(early.end(), WatchError::Compacted { oldest: 5 }));
+        hub.publish(&[event("/a", 6)]);
+        assert_eq!(late.events.try_recv().unwrap().revision, 6);
+        hub.close();
+        assert!(matches!(late.end(), WatchError::Closed));
+        assert!(hub.lock().by_prefix.is_empty() && hub.lock().lengths.is_empty());
+    }
+
+    #[test]
     fn a_full_buffer_ends_its_watcher_only() {
         let hub = Arc::new(Hub::default());
-        let mut slow = hub.subscribe("/", 2);
-        let mut fast = hub.subscribe("/", 8);
+        let mut slow = hub.subscribe("/", 1, 2);
+        let mut fast = hub.subscribe("/", 1, 8);
         for revision in 2..6 {
             hub.publish(&[event("/a", revision)]);
         }
