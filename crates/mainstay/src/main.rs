@@ -13,6 +13,7 @@ mod instance;
 mod node;
 mod pki;
 mod progress;
+mod reaper;
 mod server;
 mod status;
 mod up;

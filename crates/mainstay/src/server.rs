@@ -104,6 +104,7 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
         never = keep(&api) => match never {},
+        () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host) => {}

@@ -12,3 +12,4 @@ mod machine;
 mod recovery;
 mod streams;
 mod transcripts;
+mod workloads;
