@@ -40,6 +40,8 @@ mod revisions;
 mod root_ca;
 mod service_account;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod stateful_set;
 mod storage;
 #[cfg(test)]

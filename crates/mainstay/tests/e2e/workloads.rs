@@ -12,7 +12,8 @@ use crate::faults::Load;
 
 /// Applies a manifest given as JSON.
 fn apply(cluster: &Cluster, manifest: &Value) {
-    let mut kubectl = cluster.kubectl(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut kubectl =
+        cluster.kubectl(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     kubectl.stdin.take().unwrap().write_all(manifest.to_string().as_bytes()).unwrap();
     assert!(kubectl.wait().unwrap().success(), "{manifest}");
 }
@@ -26,7 +27,8 @@ fn pod_template(app: &str, command: &[&str]) -> Value {
 }
 
 fn workload(kind: &str, name: &str, spec: &Value) -> Value {
-    let mut own = json!({"selector": {"matchLabels": {"app": name}}, "template": pod_template(name, &["sleep", "1000"])});
+    let mut own =
+        json!({"selector": {"matchLabels": {"app": name}}, "template": pod_template(name, &["sleep", "1000"])});
     for (key, value) in spec.as_object().unwrap() {
         own[key] = value.clone();
     }
@@ -54,7 +56,8 @@ fn sets_roll_out_and_back_by_their_revisions() {
     let nodes: Vec<Value> = cluster.get(&["pods", "-l", "app=log"])["items"].as_array().unwrap().clone();
     assert_eq!(nodes.len(), 3, "one on every node");
     cluster.k(&["scale", "sts/web", "--replicas", "0"]);
-    cluster.wait("the set is empty", || cluster.get(&["pods", "-l", "app=web"])["items"].as_array().unwrap().is_empty());
+    cluster
+        .wait("the set is empty", || cluster.get(&["pods", "-l", "app=web"])["items"].as_array().unwrap().is_empty());
 }
 
 #[test]
@@ -83,11 +86,16 @@ fn jobs_count_every_result_and_cron_jobs_start_them() {
     }
     cluster.wait("the brief job is gone", || cluster.get(&["job", "brief"]).is_null());
     let spec = job("x", &json!({}), "date")["spec"].clone();
-    apply(&cluster, &json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"},
-        "spec": {"schedule": "* * * * *", "timeZone": "Europe/Berlin", "jobTemplate": {"spec": spec}}}));
+    apply(
+        &cluster,
+        &json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"},
+        "spec": {"schedule": "* * * * *", "timeZone": "Europe/Berlin", "jobTemplate": {"spec": spec}}}),
+    );
     let started = || {
         let jobs = cluster.get(&["jobs"])["items"].as_array().cloned().unwrap_or_default();
-        jobs.iter().any(|job| job["metadata"]["name"].as_str().unwrap().starts_with("tick-") && job["status"]["succeeded"] == 1)
+        jobs.iter().any(|job| {
+            job["metadata"]["name"].as_str().unwrap().starts_with("tick-") && job["status"]["succeeded"] == 1
+        })
     };
     // At most a minute, and a moment.
     let until = Instant::now() + Duration::from_secs(75);
@@ -113,10 +121,15 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
 #[test]
 fn a_drain_honours_the_budget() {
     let cluster = Cluster::up(&["examples/shop"]);
-    apply(&cluster, &json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+    apply(
+        &cluster,
+        &json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
         "metadata": {"name": "front", "namespace": "shop"},
-        "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "front"}}}}));
-    cluster.wait("the budget is counted", || cluster.get(&["pdb", "front", "-n", "shop"])["status"]["currentHealthy"] == 3);
+        "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "front"}}}}),
+    );
+    cluster.wait("the budget is counted", || {
+        cluster.get(&["pdb", "front", "-n", "shop"])["status"]["currentHealthy"] == 3
+    });
     let drain = ["drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout", "3s"];
     assert!(!cluster.kubectl(&drain).output().unwrap().status.success(), "the budget allows nobody to go");
     assert!(cluster.pods("shop").iter().filter(|pod| pod["metadata"]["labels"]["app"] == "front").all(is_ready));
@@ -158,7 +171,7 @@ fn a_stateful_pod_of_a_lost_node_runs_elsewhere_within_five_seconds_and_never_tw
         cluster.ok(&["fault", "heal", &format!("node/{node}")]);
         cluster.wait("the node is back", || {
             let node = cluster.get(&["node", &node]);
-            is_ready(&node) && node["spec"]["taints"].is_null()
+            is_ready(&node) && node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
         });
         cluster.k(&["rollout", "status", "sts/db", "--timeout", "30s"]);
         // A paused process wakes with its node, and is stopped within a moment.
