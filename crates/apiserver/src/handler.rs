@@ -169,13 +169,10 @@ impl Api {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
             return Ok(response);
         }
-        let value = match path {
-            "/openapi/v3" => openapi::index(&self.registry.now()),
-            path if path.starts_with("/openapi/v3/") => {
-                openapi::group(&self.registry.now(), &path["/openapi/v3/".len()..])?
-            }
-            path => discovery::answer(path, headers, &self.registry.now(), &self.settings)?,
-        };
+        if path.starts_with("/openapi/") {
+            return openapi::answer(&self.registry.now(), path, headers);
+        }
+        let value = discovery::answer(path, headers, &self.registry.now(), &self.settings)?;
         let mut response = reply::json(StatusCode::OK, &value);
         // Clients tell aggregated discovery from the plain one by the media type of the answer.
         if value["kind"] == "APIGroupDiscoveryList" {
