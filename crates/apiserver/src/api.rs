@@ -33,6 +33,10 @@ pub struct Settings {
     pub tokens: Option<Arc<TokenKeys>>,
     /// The certificate of the authority that signed this server's, in PEM: what pods verify it by.
     pub authority: Option<String>,
+    /// Whether pods get a volume with a token of their account; their node must be able to fill it.
+    pub mount_tokens: bool,
+    /// How long pods that do not say tolerate a node that does not answer, in seconds; `None`: not at all.
+    pub toleration_seconds: Option<i64>,
 }
 
 /// The API server: cheap to clone, shared by every connection and by the parts inside the server process.

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
+use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::authn::{self, User};
 use crate::authz::{self, Attributes};
@@ -117,6 +118,8 @@ impl Api {
             }
             (_, Some("token")) => {
                 let request = rest::parse_body(media_type, &body)?;
+                let review = Review { call, operation: Operation::Create, old: None, dry_run: false };
+                admission::validate(self, review, &request).await?;
                 (StatusCode::CREATED, authn::token_request(self, call, request).await?)
             }
             (Verb::Create, None) => rest::create(self, call, media_type, &body).await?,

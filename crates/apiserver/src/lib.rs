@@ -36,5 +36,5 @@ mod watch;
 
 pub use api::{Api, Settings};
 pub use authn::{KeyError, TokenKeys, User};
-pub use bootstrap::{bootstrap, keep};
+pub use bootstrap::bootstrap;
 pub use server::{ServeError, TlsFiles, serve};

@@ -2,7 +2,7 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, Uri, header};
@@ -64,6 +64,8 @@ pub(crate) struct Call {
     pub(crate) user: Arc<User>,
     /// What the caller should be told besides the answer; shared by all calls a request leads to.
     pub(crate) warnings: Warnings,
+    /// What the audit log is told besides; shared like the warnings.
+    pub(crate) notes: Notes,
 }
 
 /// Warnings for the caller, which become `Warning` headers.
@@ -90,6 +92,24 @@ impl Warnings {
     }
 }
 
+/// Annotations of a request for the audit log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Notes {
+    /// Adds an annotation; the first under a key stays.
+    pub(crate) fn annotate(&self, key: &str, value: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+
+    /// All so far.
+    #[allow(dead_code, reason = "the audit log comes next")]
+    pub(crate) fn take(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Call {
     /// A call the server makes by itself on a collection.
     pub(crate) fn internal(verb: Verb, resource: Served, namespace: Option<&str>) -> Self {
@@ -103,6 +123,7 @@ impl Call {
             query: Query::default(),
             user: Arc::new(User::internal("system:apiserver")),
             warnings: Warnings::default(),
+            notes: Notes::default(),
         }
     }
 
@@ -239,7 +260,9 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
         return Err(ApiError::method_not_allowed());
     }
     let (resource, user, warnings) = (resource.clone(), Arc::new(User::anonymous()), Warnings::default());
-    Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, rest, query, user, warnings })))
+    let notes = Notes::default();
+    let call = Call { verb, resource, namespace, name, subresource, rest, query, user, warnings, notes };
+    Ok(Target::Resource(Box::new(call)))
 }
 
 /// What of a path lies behind so many of its parts, as it was written.

@@ -20,7 +20,6 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub(crate) struct World {
     pub(crate) api: Arc<Api>,
     _directory: tempfile::TempDir,
-    _keeper: tokio::task::JoinHandle<()>,
 }
 
 /// An answer: code, headers, body.
@@ -78,12 +77,12 @@ impl World {
             agents: None,
             tokens: Some(Arc::new(TokenKeys::ephemeral(ISSUER).unwrap())),
             authority: Some("an authority".to_owned()),
+            mount_tokens: false,
+            toleration_seconds: None,
         };
         let api = Api::new(Arc::new(store), settings);
         bootstrap(&api).await.unwrap();
-        let kept = api.clone();
-        let keeper = tokio::spawn(async move { match crate::keep(&kept).await {} });
-        Self { api, _directory: directory, _keeper: keeper }
+        Self { api, _directory: directory }
     }
 
     /// A request as `user`, or with `None` as somebody whose connection says nothing.

@@ -8,7 +8,7 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 
-use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap, keep};
+use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap};
 use mainstay_model::status::ApiError;
 use mainstay_store::EmbeddedStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -21,6 +21,9 @@ use crate::pki::{self, Pair, authority_file};
 
 /// Addresses at the beginning of the service range that are for fixed services, such as DNS.
 const RESERVED_SERVICES: u32 = 16;
+/// Pods get a token volume as soon as the nodes' agents fill such volumes and a controller publishes the authority in
+/// every namespace.
+const MOUNT_TOKENS: bool = false;
 /// Who signs ServiceAccount tokens, as everywhere that nothing else was chosen.
 const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -80,6 +83,8 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
         agents: Some(Arc::new(agent_credentials(&instance)?)),
         tokens: Some(Arc::new(token_keys(&instance)?)),
         authority: std::fs::read_to_string(authority_file(&instance.pki())).ok(),
+        mount_tokens: MOUNT_TOKENS,
+        toleration_seconds: None,
     };
     let api = Api::new(Arc::new(store), settings);
     bootstrap(&api).await?;
@@ -103,7 +108,6 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
     let client = |name: &str| api.client(User::internal(name));
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
-        never = keep(&api) => match never {},
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host) => {}

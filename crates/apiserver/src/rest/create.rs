@@ -65,8 +65,13 @@ async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Valu
     }
     match strategy::put(api, resource, &key, encode(resource, object), Expect::Absent).await {
         Ok(entry) => Ok(decode_entry(resource, &entry)),
-        Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(&resource.group, &resource.plural, name)),
-        Err(error) => Err(store_error(call, error)),
+        Err(error) => {
+            admission::undo(api, review, object).await;
+            Err(match error {
+                StoreError::Conflict { .. } => ApiError::already_exists(&resource.group, &resource.plural, name),
+                error => store_error(call, error),
+            })
+        }
     }
 }
 
