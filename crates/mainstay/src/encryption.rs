@@ -223,7 +223,13 @@ mod tests {
         let path = directory.path().join("encryption.yaml");
         let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets, configmaps]\n  providers:\n";
         let secret = "c2VjcmV0IGlzIHNlY3VyZSwgSSB0aGluayBzbyBoZXI=";
-        fs::write(&path, format!("{head}  - aesgcm:\n      keys:\n      - name: key1\n        secret: {secret}\n  - identity: {{}}\n")).unwrap();
+        fs::write(
+            &path,
+            format!(
+                "{head}  - aesgcm:\n      keys:\n      - name: key1\n        secret: {secret}\n  - identity: {{}}\n"
+            ),
+        )
+        .unwrap();
         keyring(&path).unwrap();
         fs::write(&path, format!("{head}  - aescbc:\n      keys: []\n")).unwrap();
         let said = keyring(&path).unwrap_err().to_string();

@@ -108,7 +108,9 @@ fn prepare(runtime: &Runtime) -> &Runtime {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSTAY_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // Not even a word about a line that cannot be written: on a full disk that word would end the process.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    log.log_internal_errors(false).init();
 }
 
 /// Now and then gives back the code that only the start, or a rare task, needed.

@@ -31,7 +31,10 @@ pub async fn open(instance: &Instance, args: &ServerArgs) -> Result<State, State
     let raw: Arc<dyn Store> = match etcd(&args.store)? {
         Some(settings) => {
             let keep_for = if args.store_no_compaction { Duration::ZERO } else { keep_for };
-            Arc::new(EtcdStore::open(EtcdSettings { keep_for, keep_revisions: args.store_keep_revisions, ..settings }).await?)
+            Arc::new(
+                EtcdStore::open(EtcdSettings { keep_for, keep_revisions: args.store_keep_revisions, ..settings })
+                    .await?,
+            )
         }
         None => {
             let settings = Settings { keep_for, keep_revisions: args.store_keep_revisions, ..Settings::default() };
