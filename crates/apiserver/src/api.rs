@@ -1,7 +1,7 @@
 //! The state all requests share.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{Request, Response};
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
 use crate::follow::Followed;
 use crate::limits::Limits;
+use crate::maintenance::Maintenance;
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
 use crate::service_ip::ServiceAddresses;
@@ -49,6 +50,7 @@ pub struct Api {
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
+    pub(crate) maintenance: OnceLock<Maintenance>,
 }
 
 impl Api {
@@ -65,7 +67,13 @@ impl Api {
             addresses,
             limits: Limits::default(),
             registry: Registry::default(),
+            maintenance: OnceLock::new(),
         })
+    }
+
+    /// Answers `/maintenance/*` from now on; only the first call counts.
+    pub fn allow_maintenance(&self, maintenance: Maintenance) {
+        let _ = self.maintenance.set(maintenance);
     }
 
     /// A `kube::Client` for a part inside this process: the same code path as a remote call, without a socket.

@@ -15,7 +15,7 @@ use crate::authz::{self, Attributes};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Accepted, Call, Form, Target, Verb};
-use crate::{discovery, openapi, proxy, rest, watch};
+use crate::{discovery, maintenance, openapi, proxy, rest, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -48,6 +48,9 @@ impl Api {
         let catalogue = self.registry.now();
         let mut call = match request::parse(request.method(), request.uri(), &catalogue)? {
             Target::Resource(call) => *call,
+            Target::Path(path) if maintenance::is_path(&path) => {
+                return maintenance::answer(self, request.method(), &path).await;
+            }
             Target::Path(path) => return self.path(&path, request.uri().query(), request.headers()).await,
         };
         call.user = Arc::new(user);

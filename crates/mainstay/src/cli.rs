@@ -1,5 +1,7 @@
 //! The command line: what people type.
 
+mod state;
+
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
@@ -7,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{FaultKind, Target};
 use crate::instance::DEFAULT_DATA_DIR;
+
+pub use state::{SecretsArgs, SecretsVerb, ServerArgs, SnapshotArgs, SnapshotVerb, StoreArgs};
 
 /// Keeps services up: a Kubernetes-compatible platform in one binary.
 #[derive(Debug, Parser)]
@@ -45,9 +49,19 @@ pub enum Command {
         #[command(subcommand)]
         program: mainstay_demo::DemoCommand,
     },
-    /// The control plane (started by `up`)
-    #[command(hide = true)]
-    Server(DataDir),
+    /// Save the control plane's state to a file, and restore it
+    #[command(
+        after_help = "Examples:\n  mainstay snapshot save /backup/state.snap\n  mainstay snapshot status /backup/state.snap\n  mainstay snapshot restore /backup/state.snap --data-dir /var/lib/mainstay"
+    )]
+    Snapshot(SnapshotArgs),
+    /// Encryption of Secrets at rest: its keys
+    #[command(after_help = "Examples:\n  mainstay secrets status\n  mainstay secrets rotate")]
+    Secrets(SecretsArgs),
+    /// The control plane alone; `up` starts one by itself
+    #[command(
+        after_help = "Examples:\n  mainstay server --api 10.0.0.5:6443 --store etcd://10.0.0.1:2379,10.0.0.2:2379\n  mainstay server --api 127.0.0.1:6443 --data-dir /tmp/control-plane    state in a file, no nodes"
+    )]
+    Server(ServerArgs),
     /// A node's agent (started by `up`)
     #[command(hide = true)]
     Node(NodeArgs),

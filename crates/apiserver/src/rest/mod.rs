@@ -68,7 +68,12 @@ pub(crate) fn store_error(call: &Call, error: StoreError) -> ApiError {
         }
         StoreError::Busy => ApiError::too_many_requests(error.to_string(), 1),
         StoreError::ValueTooLarge { max, .. } => ApiError::too_large(max),
-        StoreError::DiskFull { .. } | StoreError::Closed => ApiError::unavailable(error.to_string()),
+        // No time to try again: somebody must make room first (RFC 4918 section 11.5).
+        StoreError::DiskFull { .. } | StoreError::EtcdFull => {
+            ApiError::new(507, "InsufficientStorage", error.to_string())
+        }
+        StoreError::Closed => ApiError::unavailable(error.to_string()),
+        StoreError::Storage { ref source, .. } => ApiError::internal(format!("store: {error}: {source}")),
         error => ApiError::internal(format!("store: {error}")),
     }
 }

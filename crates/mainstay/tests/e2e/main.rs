@@ -6,9 +6,15 @@
 
 mod cluster;
 mod commands;
+mod control_plane;
+mod crash;
 mod examples;
 mod faults;
 mod machine;
 mod recovery;
+mod state;
 mod streams;
 mod transcripts;
+
+#[path = "../../../store/tests/support/mod.rs"]
+mod etcd;
