@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
 use crate::service_ip::ServiceAddresses;
+use crate::usage::Summaries;
 
 /// What the API server is told at start.
 #[derive(Clone)]
@@ -45,6 +46,7 @@ pub struct Api {
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
+    pub(crate) summaries: Summaries,
 }
 
 impl Api {
@@ -61,6 +63,7 @@ impl Api {
             addresses,
             limits: Limits::default(),
             registry: Registry::default(),
+            summaries: Summaries::default(),
         })
     }
 

@@ -32,6 +32,7 @@ mod server;
 mod service_ip;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod watch;
 
 pub use api::{Api, Settings};
