@@ -16,6 +16,7 @@ use crate::maintenance::Maintenance;
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
 use crate::service_ip::ServiceAddresses;
+use crate::usage::Summaries;
 
 /// What the API server is told at start.
 #[derive(Clone)]
@@ -51,6 +52,7 @@ pub struct Api {
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
     pub(crate) maintenance: OnceLock<Maintenance>,
+    pub(crate) summaries: Summaries,
 }
 
 impl Api {
@@ -68,6 +70,7 @@ impl Api {
             limits: Limits::default(),
             registry: Registry::default(),
             maintenance: OnceLock::new(),
+            summaries: Summaries::default(),
         })
     }
 

@@ -15,7 +15,7 @@ use crate::authz::{self, Attributes};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Accepted, Call, Form, Target, Verb};
-use crate::{discovery, maintenance, openapi, proxy, rest, watch};
+use crate::{discovery, maintenance, openapi, proxy, rest, usage, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -108,6 +108,7 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let media_type = media_type(headers);
         let (code, value) = match (call.verb, call.subresource.as_deref()) {
+            _ if call.resource.group == usage::GROUP => (StatusCode::OK, usage::answer(self, call, form).await?),
             (Verb::List, _) => (StatusCode::OK, rest::list(self, call, form).await?),
             (Verb::DeleteCollection, _) => {
                 (StatusCode::OK, rest::delete_collection(self, call, media_type, &body).await?)

@@ -33,6 +33,7 @@ mod server;
 mod service_ip;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod watch;
 
 pub use api::{Api, Settings};

@@ -24,7 +24,7 @@ pub(crate) use list::{Filter, list, select};
 pub(crate) use object::{decode_entry, new_uid, parse_body};
 pub(crate) use options::ListOptions;
 pub(crate) use scale::scale;
-pub(crate) use shape::{shape_one, table_of, to_form};
+pub(crate) use shape::{list_of, shape_one, table_of, to_form};
 pub(crate) use subresource::{bind, bind_named};
 pub(crate) use update::{change, patch, update};
 

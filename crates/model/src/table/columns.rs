@@ -50,6 +50,12 @@ const NODE: &[Column] = &[
     wide("Kernel-Version", "Version of the kernel."),
     wide("Container-Runtime", "Container runtime and its version."),
 ];
+const METRICS: &[Column] = &[
+    NAME,
+    text("Cpu", "Processor time used, in cores."),
+    text("Memory", "Memory used."),
+    text("Window", "Over which time the usage was measured."),
+];
 const DEPLOYMENT: &[Column] = &[
     NAME,
     text("Ready", "Pods that are ready, of those wanted."),
@@ -253,6 +259,7 @@ pub fn columns(kind: &str) -> &'static [Column] {
         "RoleBinding" | "ClusterRoleBinding" => BINDING,
         "PriorityClass" => PRIORITY_CLASS,
         "RuntimeClass" => RUNTIME_CLASS,
+        "NodeMetrics" | "PodMetrics" => METRICS,
         _ => OTHER,
     }
 }

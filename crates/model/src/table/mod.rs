@@ -62,6 +62,7 @@ pub fn row(kind: &str, object: &Value, now: Timestamp) -> Vec<Value> {
         "PersistentVolume" => storage::volume(&row),
         "PersistentVolumeClaim" => storage::claim(&row),
         "StorageClass" => storage::class(&row),
+        "NodeMetrics" | "PodMetrics" => node::metrics(&row),
         _ => config::cells(kind, &row),
     }
 }
