@@ -7,7 +7,8 @@
 //! Guarantees: it needs no agent — output is logged and ends are recorded while nobody is connected; it is single-threaded,
 //! as `libcontainer` needs, and holds no more than one line of each output in memory.
 //!
-//! Deliberately absent: any decision. When to start what is the agent's business.
+//! Deliberately absent: any decision but one. When to start what is the agent's business; but a pod that must not run twice is
+//! stopped here when the node is cut off ([`crate::fence`]), because the agent may be what is dead.
 
 mod children;
 mod container;
@@ -20,12 +21,14 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use mainstay_model::fencing::LOOK_INTERVAL;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{CgroupError, Cgroups};
+use crate::fence::{self, FenceConfig};
 use crate::image::{self, ImageError};
 use crate::protocol::{ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish};
 use container::Container;
@@ -99,7 +102,7 @@ pub fn run(args: &[String]) -> Result<(), ShimError> {
     become_sandbox(&config)?;
     let ended = children::notify().map_err(failed("watch for ended children"))?;
     let listener = listen(&dir)?;
-    Shim { config, containers: HashMap::new(), clients: Vec::new(), stopping: false }.serve(&listener, &ended)
+    Shim { config, containers: HashMap::new(), clients: Vec::new(), stopping: false, fenced: false }.serve(&listener, &ended)
 }
 
 fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
@@ -195,12 +198,15 @@ struct Shim {
     clients: Vec<Client>,
     /// Told to stop.
     stopping: bool,
+    /// The node was cut off: nothing may run here any more.
+    fenced: bool,
 }
 
 impl Shim {
     fn serve(mut self, listener: &UnixListener, ended: &File) -> Result<(), ShimError> {
         while !self.stopping {
             let ready = self.wait(listener, ended)?;
+            self.keep_promise();
             if ready.contains(&ended.as_raw_fd()) {
                 children::drain(ended);
             }
@@ -229,12 +235,24 @@ impl Shim {
         descriptors.extend(self.clients.iter().map(|client| client.stream.as_fd()));
         descriptors.extend(self.containers.values().flat_map(Container::outputs));
         let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, PollTimeout::NONE) {
+        let limit = match &self.config.fence {
+            Some(_) if !self.fenced => PollTimeout::try_from(LOOK_INTERVAL).unwrap_or(PollTimeout::ZERO),
+            _ => PollTimeout::NONE,
+        };
+        match poll(&mut polled, limit) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(failed("wait for something to do")(error)),
         }
         let ready = polled.iter().filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
         Ok(ready.map(|fd| fd.as_fd().as_raw_fd()).collect())
+    }
+
+    /// Stops the pod for good when its node has been cut off for too long.
+    fn keep_promise(&mut self) {
+        if !self.fenced && self.config.fence.as_ref().is_some_and(FenceConfig::is_over) {
+            self.fenced = true;
+            fence::stop(&self.config);
+        }
     }
 
     fn accept(&mut self, listener: &UnixListener) {
@@ -274,6 +292,7 @@ impl Shim {
 
     fn fulfil(&mut self, wish: Wish) -> Result<Vec<ContainerStatus>, String> {
         match wish {
+            Wish::Start(_) if self.fenced => Err("the node was cut off; the pod was stopped for good".to_owned()),
             Wish::Start(config) => {
                 if self.containers.contains_key(&config.id) {
                     return Err(format!("container {} exists already", config.id));
