@@ -19,7 +19,9 @@ use k8s_openapi::api::certificates::v1::{
 };
 use k8s_openapi::api::core::v1::Node;
 use mainstay_informer::ObjectKey;
-use rcgen::{CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 
 use crate::action::{Action, Attempt, Now, Object, Plan, Target};
 use crate::caches::Caches;
@@ -98,7 +100,8 @@ pub(crate) fn reconcile(
     match asked.and_then(|asked| sign(request, asked, signer, now)) {
         Ok(certificate) => {
             "it is signed".clone_into(&mut plan.why);
-            let status = CertificateSigningRequestStatus { certificate: Some(ByteString(certificate.into_bytes())), ..status };
+            let status =
+                CertificateSigningRequestStatus { certificate: Some(ByteString(certificate.into_bytes())), ..status };
             let signed = CertificateSigningRequest { status: Some(status), ..request.clone() };
             plan.push(Action::ReplaceStatus(Object::of(&signed)));
         }
@@ -114,7 +117,8 @@ pub(crate) fn reconcile(
 fn expire(request: &CertificateSigningRequest, kept: SignedDuration, now: Timestamp) -> Plan {
     let mut plan = Plan::nothing("it is decided");
     let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let since = conditions.filter_map(|c| Some(c.last_update_time.as_ref()?.0)).max().unwrap_or_else(|| created(request));
+    let since =
+        conditions.filter_map(|c| Some(c.last_update_time.as_ref()?.0)).max().unwrap_or_else(|| created(request));
     match Duration::try_from((since + kept).duration_since(now)) {
         Ok(left) if !left.is_zero() => plan.look_again(left.min(LOOK_MAX)),
         _ => plan.push(Action::delete(Target::of(request))),
@@ -173,13 +177,18 @@ fn may_approve(request: &CertificateSigningRequest, asked: &Asked, nodes: &[Arc<
         NODE_SERVING if own => {
             let node = user.strip_prefix(NODE_PREFIX)?;
             let known = nodes.iter().find(|other| crate::object::name(&***other) == node)?;
-            let addresses: Vec<&str> = known.status.iter().flat_map(|s| s.addresses.iter().flatten()).map(|a| a.address.as_str()).collect();
+            let addresses: Vec<&str> =
+                known.status.iter().flat_map(|s| s.addresses.iter().flatten()).map(|a| a.address.as_str()).collect();
             let is_own = |name: &SanType| match name {
                 SanType::DnsName(name) => name.as_str() == node || addresses.contains(&name.as_str()),
                 SanType::IpAddress(ip) => addresses.contains(&ip.to_string().as_str()),
                 _ => false,
             };
-            asked.names.iter().all(is_own).then_some("Auto approving kubelet serving certificate of the node's own addresses.")
+            asked
+                .names
+                .iter()
+                .all(is_own)
+                .then_some("Auto approving kubelet serving certificate of the node's own addresses.")
         }
         _ => None,
     }
@@ -193,7 +202,8 @@ fn within_limits(request: &CertificateSigningRequest, asked: &Asked) -> Result<(
         _ => ("client auth", &["digital signature", "key encipherment"]),
     };
     let refuse = |why: &str| Err(RequestError::Refused(why.to_owned()));
-    if !usages.iter().any(|usage| usage == needed) || usages.iter().any(|u| u != needed && !other.contains(&u.as_str())) {
+    if !usages.iter().any(|usage| usage == needed) || usages.iter().any(|u| u != needed && !other.contains(&u.as_str()))
+    {
         return refuse("the usages are not those of the signer");
     }
     let is_node = asked.organisations == [NODES] && asked.common_name.starts_with(NODE_PREFIX);

@@ -86,8 +86,7 @@ pub(crate) fn concerned<O: Kind, K: Kind>(
             Some(_) => {}
             None => {
                 let labels = object.meta().labels.as_ref();
-                let adopts =
-                    |owner: &O| namespace(owner) == namespace(&**object) && selects(&selector(owner), labels);
+                let adopts = |owner: &O| namespace(owner) == namespace(&**object) && selects(&selector(owner), labels);
                 keys.extend(owners.filter(adopts).iter().map(|owner| ObjectKey::of(&**owner)));
             }
         }

@@ -24,8 +24,8 @@ use crate::caches::Caches;
 use crate::driver::{Controller, Wiring};
 use crate::job::{finished, has_finished};
 use crate::object::{
-    annotation, controller_of, controller_reference, created, is_controlled_by, is_terminating, name, namespace, reference, time,
-    uid,
+    annotation, controller_of, controller_reference, created, is_controlled_by, is_terminating, name, namespace,
+    reference, time, uid,
 };
 
 /// The longest time between two looks at the clock.
@@ -137,8 +137,15 @@ fn run_due(
         plan.why = format!("next at {next}");
     }
     if missed > MISSED_MAX {
-        let message = format!("too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock skew");
-        plan.push(Action::Note(Note { regarding: reference(cron), warning: true, reason: "TooManyMissedTimes", message }));
+        let message = format!(
+            "too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
+        );
+        plan.push(Action::Note(Note {
+            regarding: reference(cron),
+            warning: true,
+            reason: "TooManyMissedTimes",
+            message,
+        }));
     }
     let Some(due) = due else { return Ok(()) };
     let job = job(cron, due, &zone);
@@ -163,7 +170,8 @@ fn run_due(
             return Ok(());
         }
         Some("Replace") => {
-            for old in view.jobs.iter().filter(|job| running.iter().any(|run| run.uid.as_deref() == Some(uid(&***job)))) {
+            for old in view.jobs.iter().filter(|job| running.iter().any(|run| run.uid.as_deref() == Some(uid(&***job))))
+            {
                 plan.push(Action::Delete {
                     target: Target::of(&**old),
                     grace_seconds: None,
@@ -183,12 +191,7 @@ fn run_due(
 }
 
 /// The latest due time after `earliest` and not after `now`, and how many there are (counted up to a bound).
-fn latest(
-    schedule: &Schedule,
-    earliest: Timestamp,
-    now: Timestamp,
-    zone: &TimeZone,
-) -> (Option<Timestamp>, usize) {
+fn latest(schedule: &Schedule, earliest: Timestamp, now: Timestamp, zone: &TimeZone) -> (Option<Timestamp>, usize) {
     let mut count = 0;
     let mut latest = None;
     let mut from = earliest;

@@ -25,7 +25,8 @@ pub(crate) fn reconcile(namespace: &Arc<Namespace>, custom: &[&'static Resource]
         return Plan::nothing("it is in use");
     }
     let mut plan = Plan::nothing("it is being deleted");
-    let built_in = || BUILT_IN.iter().map(|row| &**row).filter(|row| row.namespaced && row.has_verb("deletecollection"));
+    let built_in =
+        || BUILT_IN.iter().map(|row| &**row).filter(|row| row.namespaced && row.has_verb("deletecollection"));
     let kinds = || built_in().chain(custom.iter().copied());
     plan.actions.extend(kinds().map(|resource| Action::DeleteAll(resource, name(&**namespace).to_owned())));
     plan.actions.extend(kinds().map(|resource| Action::ExpectNone(resource, name(&**namespace).to_owned())));

@@ -106,7 +106,8 @@ impl Others {
     pub(crate) fn dependents(&self, uid: &str) -> Vec<(&'static Resource, ObjectKey, Arc<ObjectMeta>)> {
         let content = self.lock();
         let owned = |meta: &ObjectMeta| meta.owner_references.iter().flatten().any(|owner| owner.uid == uid);
-        let all = content.kinds.values().flat_map(|held| held.objects.iter().map(|(key, meta)| (held.resource, key, meta)));
+        let all =
+            content.kinds.values().flat_map(|held| held.objects.iter().map(|(key, meta)| (held.resource, key, meta)));
         all.filter(|(_, _, meta)| owned(meta)).map(|(row, key, meta)| (row, key.clone(), meta.clone())).collect()
     }
 

@@ -64,9 +64,13 @@ pub(crate) fn reconcile(view: &View) -> Plan {
 
 /// Everything a quota can limit, as it is now.
 fn sums(view: &View, spec: &ResourceQuotaSpec) -> Resources {
-    let mut sums: Resources =
-        view.counts.iter().map(|(name, count)| (name.clone(), Quantity::new(*count as i64, Format::DecimalSi))).collect();
-    for name in ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "cpu", "memory", "requests.storage"] {
+    let mut sums: Resources = view
+        .counts
+        .iter()
+        .map(|(name, count)| (name.clone(), Quantity::new(*count as i64, Format::DecimalSi)))
+        .collect();
+    for name in ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "cpu", "memory", "requests.storage"]
+    {
         sums.insert(name.to_owned(), Quantity::ZERO);
     }
     let one = Quantity::new(1, Format::DecimalSi);
@@ -125,9 +129,16 @@ fn in_scope(pod: &Pod, spec: &ResourceQuotaSpec) -> bool {
     let class = pod_spec.and_then(|spec| spec.priority_class_name.as_deref()).unwrap_or_default();
     let affinity = pod_spec.and_then(|spec| spec.affinity.as_ref());
     let crosses = affinity.is_some_and(|affinity| {
-        let with = affinity.pod_affinity.iter().flat_map(|a| a.required_during_scheduling_ignored_during_execution.iter().flatten());
-        let apart = affinity.pod_anti_affinity.iter().flat_map(|a| a.required_during_scheduling_ignored_during_execution.iter().flatten());
-        with.chain(apart).any(|term| term.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || term.namespace_selector.is_some())
+        let with = affinity
+            .pod_affinity
+            .iter()
+            .flat_map(|a| a.required_during_scheduling_ignored_during_execution.iter().flatten());
+        let apart = affinity
+            .pod_anti_affinity
+            .iter()
+            .flat_map(|a| a.required_during_scheduling_ignored_during_execution.iter().flatten());
+        with.chain(apart)
+            .any(|term| term.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || term.namespace_selector.is_some())
     });
     let holds = |scope: &str| match scope {
         "Terminating" => terminating,
@@ -188,7 +199,11 @@ impl Controller for ResourceQuotas {
         let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
         for name in hard.into_iter().flat_map(BTreeMap::keys) {
             // `count/deployments.apps`, or the old names of a few core kinds.
-            let (plural, group) = name.strip_prefix("count/").unwrap_or(name).split_once('.').unwrap_or((name.strip_prefix("count/").unwrap_or(name), ""));
+            let (plural, group) = name
+                .strip_prefix("count/")
+                .unwrap_or(name)
+                .split_once('.')
+                .unwrap_or((name.strip_prefix("count/").unwrap_or(name), ""));
             let row = BUILT_IN.iter().find(|row| row.plural == plural && row.group == group && row.namespaced);
             let is_count = name.starts_with("count/") || (group.is_empty() && plural != "pods");
             if let Some(count) = row.filter(|_| is_count).and_then(|row| caches.count(row, space)) {

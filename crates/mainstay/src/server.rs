@@ -112,10 +112,8 @@ async fn listen(address: SocketAddrV4) -> Result<TcpListener, ServerError> {
 fn signer(pki: &Path) -> Result<mainstay_controllers::Signer, ServerError> {
     let pair = Pair::of(pki, "ca");
     let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|error| ServerError::Credentials {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })
+        std::fs::read_to_string(path)
+            .map_err(|error| ServerError::Credentials { path: path.display().to_string(), reason: error.to_string() })
     };
     Ok(mainstay_controllers::Signer { certificate: read(&pair.certificate)?, key: read(&pair.key)? })
 }

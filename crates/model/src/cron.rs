@@ -246,14 +246,33 @@ mod tests {
 
     #[test]
     fn syntax() {
-        for good in
-            ["* * * * *", "*/5 1,2 1-10/3 jan-mar MON", "0 0 * * 7", "? ? ? ? ?", "@daily", "@every 1h30m", "5/15 * * * *"]
-        {
+        for good in [
+            "* * * * *",
+            "*/5 1,2 1-10/3 jan-mar MON",
+            "0 0 * * 7",
+            "? ? ? ? ?",
+            "@daily",
+            "@every 1h30m",
+            "5/15 * * * *",
+        ] {
             assert!(Schedule::parse(good).is_ok(), "{good}");
         }
         for bad in [
-            "", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *",
-            "5-1 * * * *", "a * * * *", "@weekdays", "@every", "@every x", "@every 5",
+            "",
+            "* * * *",
+            "* * * * * *",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "a * * * *",
+            "@weekdays",
+            "@every",
+            "@every x",
+            "@every 5",
         ] {
             assert!(Schedule::parse(bad).is_err(), "{bad}");
         }

@@ -192,8 +192,7 @@ async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<co
             other => drop(other?),
         }
     } else {
-        let patch =
-            json!({"metadata": {"labels": labels(config), "annotations": promise(config)}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
+        let patch = json!({"metadata": {"labels": labels(config), "annotations": promise(config)}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
         api.patch(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
     write_status(config, machine).await

@@ -108,8 +108,14 @@ pub(super) fn allow(
     history.recommended.push((now, wanted));
     let stable = current.max(up_to).min(down_to);
     let able = match () {
-        () if stable < wanted => ("ScaleUpStabilized", "recent recommendations were lower than current one, applying the lowest recent recommendation"),
-        () if stable > wanted => ("ScaleDownStabilized", "recent recommendations were higher than current one, applying the highest recent recommendation"),
+        () if stable < wanted => (
+            "ScaleUpStabilized",
+            "recent recommendations were lower than current one, applying the lowest recent recommendation",
+        ),
+        () if stable > wanted => (
+            "ScaleDownStabilized",
+            "recent recommendations were higher than current one, applying the highest recent recommendation",
+        ),
         () => ("ReadyForNewScale", "recommended size matches current size"),
     };
     let (replicas, limited) = match () {
@@ -117,8 +123,17 @@ pub(super) fn allow(
             let limit = limit_up(up, current, history, now).max(current);
             let highest = limit.min(most);
             match stable > highest {
-                true if limit > most => (highest, Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count"))),
-                true => (highest, Some(("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate"))),
+                true if limit > most => (
+                    highest,
+                    Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count")),
+                ),
+                true => (
+                    highest,
+                    Some((
+                        "ScaleUpLimit",
+                        "the desired replica count is increasing faster than the maximum scale rate",
+                    )),
+                ),
                 false => (stable, None),
             }
         }
@@ -126,14 +141,29 @@ pub(super) fn allow(
             let limit = limit_down(down, current, history, now).min(current);
             let lowest = limit.max(least);
             match stable < lowest {
-                true if limit < least => (lowest, Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count"))),
-                true => (lowest, Some(("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate"))),
+                true if limit < least => (
+                    lowest,
+                    Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count")),
+                ),
+                true => (
+                    lowest,
+                    Some((
+                        "ScaleDownLimit",
+                        "the desired replica count is decreasing faster than the maximum scale rate",
+                    )),
+                ),
                 false => (stable, None),
             }
         }
         () => match () {
-            () if wanted > most => (stable.min(most), Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count"))),
-            () if wanted < least => (stable.max(least), Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count"))),
+            () if wanted > most => (
+                stable.min(most),
+                Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count")),
+            ),
+            () if wanted < least => (
+                stable.max(least),
+                Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count")),
+            ),
             () => (stable, None),
         },
     };

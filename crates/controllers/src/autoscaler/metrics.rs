@@ -45,7 +45,8 @@ pub(super) struct Context<'a> {
 /// The metrics of a spec; without any, processor use at 80 % of requests.
 pub(super) fn of(specs: Option<&Vec<MetricSpec>>) -> Vec<MetricSpec> {
     specs.filter(|all| !all.is_empty()).cloned().unwrap_or_else(|| {
-        let target = MetricTarget { type_: "Utilization".to_owned(), average_utilization: Some(80), ..MetricTarget::default() };
+        let target =
+            MetricTarget { type_: "Utilization".to_owned(), average_utilization: Some(80), ..MetricTarget::default() };
         let resource = ResourceMetricSource { name: "cpu".to_owned(), target };
         vec![MetricSpec { type_: "Resource".to_owned(), resource: Some(resource), ..MetricSpec::default() }]
     })
@@ -87,7 +88,8 @@ pub(super) fn ask(spec: &MetricSpec, measured: &Measured, context: &Context<'_>)
         }
         ("ContainerResource", Measured::Pods(samples)) => {
             let source = spec.container_resource.as_ref().ok_or("the metric has no containerResource")?;
-            let (proposal, current) = resource(&source.name, Some(&source.container), &source.target, samples, context)?;
+            let (proposal, current) =
+                resource(&source.name, Some(&source.container), &source.target, samples, context)?;
             let (name, container) = (source.name.clone(), source.container.clone());
             let how = if proposal.utilization.is_some() { " utilization (percentage of request)" } else { "" };
             Ok(Asked {
@@ -103,11 +105,15 @@ pub(super) fn ask(spec: &MetricSpec, measured: &Measured, context: &Context<'_>)
             let source = spec.pods.as_ref().ok_or("the metric has no pods")?;
             let target = milli(source.target.average_value.as_ref()).ok_or("the target has no averageValue")?;
             let proposal = plain(target, samples, false, context)?;
-            let current = MetricValueStatus { average_value: value(proposal.average_milli), ..MetricValueStatus::default() };
+            let current =
+                MetricValueStatus { average_value: value(proposal.average_milli), ..MetricValueStatus::default() };
             Ok(Asked {
                 replicas: proposal.replicas,
                 named: format!("pods metric {}", source.metric.name),
-                status: MetricStatus { pods: Some(PodsMetricStatus { metric: source.metric.clone(), current }), ..empty() },
+                status: MetricStatus {
+                    pods: Some(PodsMetricStatus { metric: source.metric.clone(), current }),
+                    ..empty()
+                },
             })
         }
         ("Object", Measured::Value(measured)) => {
@@ -117,7 +123,10 @@ pub(super) fn ask(spec: &MetricSpec, measured: &Measured, context: &Context<'_>)
             Ok(Asked {
                 replicas,
                 named: format!("{} metric {}", described_object.kind, metric.name),
-                status: MetricStatus { object: Some(ObjectMetricStatus { described_object, metric, current }), ..empty() },
+                status: MetricStatus {
+                    object: Some(ObjectMetricStatus { described_object, metric, current }),
+                    ..empty()
+                },
             })
         }
         ("External", Measured::Value(measured)) => {
@@ -176,7 +185,8 @@ fn requests(pods: &[Arc<Pod>], resource: &str, container: Option<&str>) -> Resul
         let mut sum = 0;
         for own in spec.containers.iter().chain(sidecars).filter(|own| container.is_none_or(|name| name == own.name)) {
             let request = own.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get(resource));
-            let missing = || format!("missing request for {resource} in container {} of Pod {}", own.name, name(&**pod));
+            let missing =
+                || format!("missing request for {resource} in container {} of Pod {}", own.name, name(&**pod));
             sum += milli(request).ok_or_else(missing)?;
         }
         all.insert(name(&**pod).to_owned(), sum);

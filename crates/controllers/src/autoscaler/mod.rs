@@ -89,7 +89,12 @@ pub(crate) fn reconcile(view: &View, history: &mut History, now: Now) -> Plan {
         history.scaled(now.monotonic, wanted - current);
         plan.push(Action::Scale(scale.target.clone(), wanted));
         let message = format!("New size: {wanted}; reason: {why}");
-        plan.push(Action::Note(Note { regarding: reference(autoscaler), warning: false, reason: "SuccessfulRescale", message }));
+        plan.push(Action::Note(Note {
+            regarding: reference(autoscaler),
+            warning: false,
+            reason: "SuccessfulRescale",
+            message,
+        }));
         let message = format!("the HPA controller was able to update the target scale to {wanted}");
         report.condition("AbleToScale", "True", "SucceededRescale", &message);
         report.status.last_scale_time = Some(time(now.wall));
@@ -116,7 +121,8 @@ fn measure(
     let (mut best, mut failed): (Option<(i32, String)>, Option<(&'static str, String)>) = (None, None);
     let mut shown = Vec::new();
     for (metric, measured) in &view.observed.metrics {
-        let asked = measured.as_ref().map_err(Clone::clone).and_then(|measured| metrics::ask(metric, measured, &context));
+        let asked =
+            measured.as_ref().map_err(Clone::clone).and_then(|measured| metrics::ask(metric, measured, &context));
         match asked {
             Ok(asked) => {
                 if best.as_ref().is_none_or(|(replicas, _)| asked.replicas > *replicas) {

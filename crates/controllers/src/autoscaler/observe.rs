@@ -96,9 +96,12 @@ async fn measure(
     let failed = |error: String| format!("unable to get metrics: {error}");
     match metric.type_.as_str() {
         "Resource" | "ContainerResource" => {
-            let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{space}/pods?{}", query(&[("labelSelector", pods)]));
+            let path =
+                format!("/apis/metrics.k8s.io/v1beta1/namespaces/{space}/pods?{}", query(&[("labelSelector", pods)]));
             let list = get(client, &path).await.map_err(|error| {
-                format!("unable to get metrics for resource: unable to fetch metrics from resource metrics API: {error}")
+                format!(
+                    "unable to get metrics for resource: unable to fetch metrics from resource metrics API: {error}"
+                )
             })?;
             let (name, container) = match (&metric.resource, &metric.container_resource) {
                 (Some(source), _) => (source.name.as_str(), None),
@@ -111,7 +114,8 @@ async fn measure(
             let source = metric.pods.as_ref().ok_or("the metric has no source")?;
             let chosen = metric_selector(&source.metric);
             let query = query(&[("labelSelector", pods), ("metricLabelSelector", &chosen)]);
-            let path = format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/{space}/pods/*/{}?{query}", source.metric.name);
+            let path =
+                format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/{space}/pods/*/{}?{query}", source.metric.name);
             Ok(Measured::Pods(values(&get(client, &path).await.map_err(failed)?)))
         }
         "Object" => {
@@ -196,7 +200,8 @@ fn values(list: &Value) -> Samples {
 
 /// The sum of a `MetricValueList` or `ExternalMetricValueList`.
 fn one(list: &Value) -> Result<Measured, String> {
-    let all: Option<Vec<i64>> = list["items"].as_array().into_iter().flatten().map(|item| milli(&item["value"])).collect();
+    let all: Option<Vec<i64>> =
+        list["items"].as_array().into_iter().flatten().map(|item| milli(&item["value"])).collect();
     match all.filter(|all| !all.is_empty()) {
         Some(all) => Ok(Measured::Value(all.iter().sum())),
         None => Err("no metrics returned from metrics API".to_owned()),

@@ -26,7 +26,9 @@ fn view(current: i32, metrics: Value, measured: Vec<Result<Measured, String>>) -
         let condition = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2025-01-01T00:00:00Z"}]);
         let status = json!({"phase": "Running", "startTime": "2025-01-01T00:00:00Z", "conditions": condition});
         let container = json!({"name": "main", "resources": {"requests": {"cpu": "100m"}}});
-        Arc::new(typed(json!({"metadata": {"name": format!("p{index}")}, "spec": {"containers": [container]}, "status": status})))
+        Arc::new(typed(
+            json!({"metadata": {"name": format!("p{index}")}, "spec": {"containers": [container]}, "status": status}),
+        ))
     });
     let pods = pods.collect();
     let observed = Observed { scale: Ok(scale), metrics: specs.into_iter().zip(measured).collect() };
@@ -54,7 +56,10 @@ fn told(plan: &Plan) -> (Vec<String>, Vec<String>) {
             Action::ReplaceStatus(object) => {
                 let all = object.value["status"]["conditions"].as_array().unwrap();
                 let text = |one: &Value, field: &str| one[field].as_str().unwrap().to_owned();
-                conditions = all.iter().map(|c| format!("{}={}({})", text(c, "type"), text(c, "status"), text(c, "reason"))).collect();
+                conditions = all
+                    .iter()
+                    .map(|c| format!("{}={}({})", text(c, "type"), text(c, "status"), text(c, "reason")))
+                    .collect();
             }
             other => others.push(other.to_string()),
         }
@@ -66,13 +71,21 @@ fn told(plan: &Plan) -> (Vec<String>, Vec<String>) {
 fn load_scales_up_and_says_why() {
     let plan = reconcile(&view(2, json!([cpu(50)]), vec![Ok(each(2, 100))]), &mut History::default(), now(0));
     let (actions, conditions) = told(&plan);
-    assert_eq!(actions, [
-        "scale Deployment shop/web to 4",
-        "note SuccessfulRescale: New size: 4; reason: cpu resource utilization (percentage of request) above target",
-    ]);
-    assert_eq!(conditions, [
-        "AbleToScale=True(SucceededRescale)", "ScalingActive=True(ValidMetricFound)", "ScalingLimited=False(DesiredWithinRange)",
-    ]);
+    assert_eq!(
+        actions,
+        [
+            "scale Deployment shop/web to 4",
+            "note SuccessfulRescale: New size: 4; reason: cpu resource utilization (percentage of request) above target",
+        ]
+    );
+    assert_eq!(
+        conditions,
+        [
+            "AbleToScale=True(SucceededRescale)",
+            "ScalingActive=True(ValidMetricFound)",
+            "ScalingLimited=False(DesiredWithinRange)",
+        ]
+    );
 }
 
 #[test]

@@ -29,8 +29,8 @@ use crate::caches::Caches;
 use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
-    controller_reference, created, is_finished, is_ready, is_terminating, name, namespace, node_of, reference, selector,
-    until_available,
+    controller_reference, created, is_finished, is_ready, is_terminating, name, namespace, node_of, reference,
+    selector, until_available,
 };
 use crate::placement::{is_repelled, is_wanted_on};
 use crate::revisions::{HASH_LABEL, History, Present, hash_of};
@@ -99,9 +99,8 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
         plan.push(with_status(set, status));
     }
     let used: Vec<&str> = pods.iter().map(|pod| hash_label(pod)).collect();
-    let is_in_use = |revision: &ControllerRevision| {
-        used.contains(&hash_of(revision)) || hash_of(revision) == hash_of(&present)
-    };
+    let is_in_use =
+        |revision: &ControllerRevision| used.contains(&hash_of(revision)) || hash_of(revision) == hash_of(&present);
     history.trim(set.spec.revision_history_limit, is_in_use, &mut plan);
     plan.actions.sort_by_key(|action| match action {
         Action::Delete { .. } => 1,
@@ -167,7 +166,12 @@ fn place(
 ) {
     // A pod that has failed makes way for the next; its node keeps the back-off.
     for pod in pods.iter().filter(|pod| is_finished(pod) && !is_terminating(&***pod)) {
-        let message = format!("Found failed daemon pod {}/{} on node {}, will try to kill it", namespace(set), name(&**pod), node_of(pod));
+        let message = format!(
+            "Found failed daemon pod {}/{} on node {}, will try to kill it",
+            namespace(set),
+            name(&**pod),
+            node_of(pod)
+        );
         plan.push(Action::Note(Note { regarding: reference(set), warning: true, reason: "FailedDaemonPod", message }));
         plan.push(Action::delete(Target::of(&**pod)));
     }
@@ -243,9 +247,9 @@ fn pin(spec: &mut PodSpec, node: &str) {
         values: Some(vec![node.to_owned()]),
     };
     let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_with(NodeAffinity::default);
-    let required = affinity.required_during_scheduling_ignored_during_execution.get_or_insert_with(|| NodeSelector {
-        node_selector_terms: vec![NodeSelectorTerm::default()],
-    });
+    let required = affinity
+        .required_during_scheduling_ignored_during_execution
+        .get_or_insert_with(|| NodeSelector { node_selector_terms: vec![NodeSelectorTerm::default()] });
     if required.node_selector_terms.is_empty() {
         required.node_selector_terms.push(NodeSelectorTerm::default());
     }

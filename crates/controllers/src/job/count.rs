@@ -132,7 +132,8 @@ fn keep_failure_counts(job: &Job, all: &[Arc<Pod>], count: &mut Count) {
         let Some(index) = pods::index_of(job, pod) else { continue };
         let is_done = count.completed.contains(&index) || count.failed_indexes.contains(&index);
         let has_successor = all.iter().any(|other| {
-            pods::index_of(job, other) == Some(index) && crate::object::created(&**other) >= crate::object::created(&**pod)
+            pods::index_of(job, other) == Some(index)
+                && crate::object::created(&**other) >= crate::object::created(&**pod)
                 && uid(&**other) != uid(&**pod)
                 && pods::failures_before(other) > pods::failures_before(pod)
         });
@@ -177,7 +178,9 @@ impl Count {
     /// Takes the finalizers away, to follow the write of the status.
     pub(super) fn release<'a>(&'a self, all: &'a [Arc<Pod>], finishing: bool) -> impl Iterator<Item = Action> + 'a {
         let ready = all.iter().filter(|pod| pods::is_tracked(pod));
-        ready.filter(move |pod| self.free.contains(uid(&***pod)) || (finishing && self.is_recorded(pod))).map(|pod| without_finalizer(pod))
+        ready
+            .filter(move |pod| self.free.contains(uid(&***pod)) || (finishing && self.is_recorded(pod)))
+            .map(|pod| without_finalizer(pod))
     }
 
     fn is_recorded(&self, pod: &Pod) -> bool {
@@ -190,6 +193,7 @@ pub(super) fn without_finalizer(pod: &Pod) -> Action {
     let mut finalizers = pod.metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|own| own != FINALIZER);
     let meta = &pod.metadata;
-    let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers}});
+    let patch =
+        json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers}});
     Action::Patch(Target::of(pod), patch)
 }

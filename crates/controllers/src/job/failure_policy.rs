@@ -26,7 +26,8 @@ pub(super) fn judge(job: &Job, pod: &Pod) -> Verdict {
     if phase(pod) != "Failed" {
         return Verdict::Counts;
     }
-    let rules = job.spec.as_ref().and_then(|spec| spec.pod_failure_policy.as_ref()).map(|policy| policy.rules.as_slice());
+    let rules =
+        job.spec.as_ref().and_then(|spec| spec.pod_failure_policy.as_ref()).map(|policy| policy.rules.as_slice());
     for (index, rule) in rules.unwrap_or_default().iter().enumerate() {
         let who = format!("{}/{}", namespace(pod), name(pod));
         let action = rule.action.as_str();

@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn as_kubernetes_writes_them() {
-        for (text, back) in [("1,3-5,7", "1,3-5,7"), ("0-1", "0,1"), ("2,x,4-", "2"), ("5-9", "5-7"), ("3,2,1", "1-3")] {
+        for (text, back) in [("1,3-5,7", "1,3-5,7"), ("0-1", "0,1"), ("2,x,4-", "2"), ("5-9", "5-7"), ("3,2,1", "1-3")]
+        {
             assert_eq!(format(&parse(Some(text), 8)).as_deref(), Some(back), "{text}");
         }
         assert_eq!(format(&parse(None, 8)), None);

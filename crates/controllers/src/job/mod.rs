@@ -106,9 +106,8 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
 
 /// The counts of pods that are not results.
 fn report(job: &Job, pods: &[Arc<Pod>], count: &Count, status: &mut JobStatus) {
-    let number = |keep: &dyn Fn(&Pod) -> bool| {
-        i32::try_from(pods.iter().filter(|pod| keep(pod)).count()).unwrap_or(i32::MAX)
-    };
+    let number =
+        |keep: &dyn Fn(&Pod) -> bool| i32::try_from(pods.iter().filter(|pod| keep(pod)).count()).unwrap_or(i32::MAX);
     status.active = Some(number(&|pod| is_active(pod))).filter(|count| *count > 0);
     status.ready = Some(number(&|pod| is_active(pod) && is_ready(pod)));
     status.terminating = Some(number(&|pod| is_terminating(pod) && !is_finished(pod)));
@@ -157,7 +156,8 @@ fn superfluous(job: &Job, active: &mut Vec<Arc<Pod>>, count: &Count) -> Vec<Arc<
     let mut taken = count.completed.clone();
     taken.extend(&count.failed_indexes);
     active.sort_by_key(|pod| (crate::object::created(&**pod), name(&**pod).to_owned()));
-    let (stay, go) = active.drain(..).partition(|pod| pods::index_of(job, pod).is_some_and(|index| taken.insert(index)));
+    let (stay, go) =
+        active.drain(..).partition(|pod| pods::index_of(job, pod).is_some_and(|index| taken.insert(index)));
     *active = stay;
     go
 }
@@ -253,7 +253,8 @@ fn conclude(
     plan: &mut Plan,
 ) {
     let running = pods.iter().any(|pod| !is_finished(pod) && pod.metadata.deletion_grace_period_seconds != Some(0));
-    let over = !running && count.is_settled() && pods.iter().all(|pod| !pods::is_tracked(pod) || !needs_count(job, pod));
+    let over =
+        !running && count.is_settled() && pods.iter().all(|pod| !pods::is_tracked(pod) || !needs_count(job, pod));
     verdict::write(decided, over, status, now);
     if over {
         status.uncounted_terminated_pods = Some(Default::default());
@@ -274,13 +275,8 @@ fn needs_count(job: &Job, pod: &Pod) -> bool {
 
 /// Reasons of events are fixed words.
 fn event_reason(reason: &str) -> &'static str {
-    const KNOWN: &[&str] = &[
-        "PodFailurePolicy",
-        "DeadlineExceeded",
-        "MaxFailedIndexesExceeded",
-        "FailedIndexes",
-        "BackoffLimitExceeded",
-    ];
+    const KNOWN: &[&str] =
+        &["PodFailurePolicy", "DeadlineExceeded", "MaxFailedIndexesExceeded", "FailedIndexes", "BackoffLimitExceeded"];
     KNOWN.iter().find(|known| **known == reason).copied().unwrap_or("Failed")
 }
 

@@ -103,9 +103,8 @@ fn index_variable() -> EnvVar {
 pub(super) fn ended_at(pod: &Pod) -> Timestamp {
     let status = pod.status.as_ref();
     let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
-    let ends = containers.filter_map(|container| {
-        Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)
-    });
+    let ends =
+        containers.filter_map(|container| Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0));
     let deleted = pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
     let transition = || {
         let all = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
@@ -116,8 +115,7 @@ pub(super) fn ended_at(pod: &Pod) -> Timestamp {
 
 /// How long the next pod has to wait after the failures since the last success, given all ended pods (of one index).
 pub(super) fn backoff<'a>(job: &Job, pods: impl Iterator<Item = &'a Pod>, now: Timestamp) -> Duration {
-    let mut ends: Vec<(Timestamp, End)> =
-        pods.filter_map(|pod| Some((ended_at(pod), end_of(job, pod)?))).collect();
+    let mut ends: Vec<(Timestamp, End)> = pods.filter_map(|pod| Some((ended_at(pod), end_of(job, pod)?))).collect();
     // Of two ends in the same second the failure counts as the later.
     ends.sort_by_key(|(at, end)| (*at, *end == End::Failed));
     let failures = ends.iter().rev().take_while(|(_, end)| *end == End::Failed).count();

@@ -13,7 +13,9 @@ fn pod(name: &str, owner: &str, terminating: bool) -> Arc<Pod> {
     if terminating {
         meta["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }
-    Arc::new(typed(json!({"metadata": meta, "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running"}})))
+    Arc::new(typed(
+        json!({"metadata": meta, "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running"}}),
+    ))
 }
 
 fn node(extra: &Value) -> Node {
@@ -28,15 +30,22 @@ fn told(mut node: Node, pace: Pace, silent_ms: u64, mut pods: Vec<Arc<Pod>>) -> 
     for _ in 0..5 {
         let lease = Target { resource: resource::known("Lease"), key: ObjectKey::new(LEASE_NAMESPACE, "n"), uid: None };
         let silence = Some(Silence { lasts: Duration::from_millis(silent_ms), lease, revision: "3".to_owned() });
-        let view =
-            View { node: Arc::new(node.clone()), verdict: Verdict::Dead, pods: pods.clone(), pace: pace.clone(), silence };
+        let view = View {
+            node: Arc::new(node.clone()),
+            verdict: Verdict::Dead,
+            pods: pods.clone(),
+            pace: pace.clone(),
+            silence,
+        };
         let plan = reconcile(&view, "2026-01-01T00:00:00Z".parse().unwrap());
         if plan.actions.is_empty() {
             return (done, plan.requeue_after);
         }
         for action in &plan.actions {
             match action {
-                Action::ReplaceStatus(object) if object.target.resource.kind == "Node" => node = typed(object.value.clone()),
+                Action::ReplaceStatus(object) if object.target.resource.kind == "Node" => {
+                    node = typed(object.value.clone())
+                }
                 Action::Patch(_, patch) => {
                     let now = serde_json::to_value(&node).unwrap();
                     node = typed(mainstay_model::patch::merge(&now, patch).unwrap());
@@ -47,7 +56,10 @@ fn told(mut node: Node, pace: Pace, silent_ms: u64, mut pods: Vec<Arc<Pod>>) -> 
                     let at = pods.iter().position(|pod| name(&**pod) == target.key.name).unwrap();
                     let gone = pods.remove(at);
                     if grace_seconds.is_none() {
-                        pods.insert(at, pod(name(&*gone), &gone.metadata.owner_references.clone().unwrap()[0].kind, true));
+                        pods.insert(
+                            at,
+                            pod(name(&*gone), &gone.metadata.owner_references.clone().unwrap()[0].kind, true),
+                        );
                     }
                 }
                 Action::Note(_) => {}

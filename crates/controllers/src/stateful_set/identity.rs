@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodSpec, Volume,
-};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
@@ -86,20 +84,15 @@ fn mount(set: &StatefulSet, ordinal: i32, spec: &mut PodSpec) {
 /// What has to be patched in a pod that has lost its labels.
 pub(super) fn correction(set: &StatefulSet, ordinal: i32, pod: &Pod) -> Option<Value> {
     let labels = pod.metadata.labels.as_ref();
-    let lost = own_labels(set, ordinal).into_iter().filter(|(key, value)| {
-        labels.and_then(|labels| labels.get(key)) != Some(value)
-    });
+    let lost = own_labels(set, ordinal)
+        .into_iter()
+        .filter(|(key, value)| labels.and_then(|labels| labels.get(key)) != Some(value));
     let lost: serde_json::Map<String, Value> = lost.map(|(key, value)| (key, Value::from(value))).collect();
     (!lost.is_empty()).then(|| json!({"metadata": {"uid": uid(pod), "labels": lost}}))
 }
 
 /// Creates the claims of an ordinal that are not there.
-pub(super) fn missing_claims(
-    set: &StatefulSet,
-    ordinal: i32,
-    claims: &[Arc<PersistentVolumeClaim>],
-    plan: &mut Plan,
-) {
+pub(super) fn missing_claims(set: &StatefulSet, ordinal: i32, claims: &[Arc<PersistentVolumeClaim>], plan: &mut Plan) {
     for (template, claim_name) in claim_names(set, ordinal) {
         if claims.iter().any(|claim| name(&**claim) == claim_name) {
             continue;
@@ -124,11 +117,7 @@ pub(super) fn missing_claims(
 }
 
 /// A claim of the ordinal that is being deleted.
-pub(super) fn leaving_claim(
-    set: &StatefulSet,
-    ordinal: i32,
-    claims: &[Arc<PersistentVolumeClaim>],
-) -> Option<String> {
+pub(super) fn leaving_claim(set: &StatefulSet, ordinal: i32, claims: &[Arc<PersistentVolumeClaim>]) -> Option<String> {
     let mut names = claim_names(set, ordinal).map(|(_, claim)| claim);
     names.find(|wanted| claims.iter().any(|claim| name(&**claim) == wanted && is_terminating(&**claim)))
 }
@@ -137,12 +126,7 @@ pub(super) fn leaving_claim(
 /// it; the pod, when claims go with a pod that is scaled away.
 ///
 /// Source: <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#persistentvolumeclaim-retention>.
-pub(super) fn own_claims(
-    set: &StatefulSet,
-    ranks: &Ranks,
-    claims: &[Arc<PersistentVolumeClaim>],
-    plan: &mut Plan,
-) {
+pub(super) fn own_claims(set: &StatefulSet, ranks: &Ranks, claims: &[Arc<PersistentVolumeClaim>], plan: &mut Plan) {
     let policy = set.spec.persistent_volume_claim_retention_policy.clone().unwrap_or_default();
     let deletes = |when: &Option<String>| when.as_deref() == Some("Delete");
     let (with_set, with_pod) = (deletes(&policy.when_deleted), deletes(&policy.when_scaled));

@@ -231,12 +231,7 @@ fn create(view: &View, ranks: &Ranks, ordinal: i32, plan: &mut Plan) {
     plan.why = format!("{pod_name} is created");
     plan.push(Action::Create(Object::of(&pod)));
     let message = format!("create Pod {pod_name} in StatefulSet {} successful", name(set));
-    plan.push(Action::Note(Note {
-        regarding: reference(set),
-        warning: false,
-        reason: "SuccessfulCreate",
-        message,
-    }));
+    plan.push(Action::Note(Note { regarding: reference(set), warning: false, reason: "SuccessfulCreate", message }));
 }
 
 /// Whether a new pod of this ordinal gets the template before the present one.
@@ -290,12 +285,7 @@ fn remove(set: &StatefulSet, pod: &Pod, plan: &mut Plan) {
     plan.why = format!("{} is deleted", name(pod));
     plan.push(Action::delete(Target::of(pod)));
     let message = format!("delete Pod {} in StatefulSet {} successful", name(pod), name(set));
-    plan.push(Action::Note(Note {
-        regarding: reference(set),
-        warning: false,
-        reason: "SuccessfulDelete",
-        message,
-    }));
+    plan.push(Action::Note(Note { regarding: reference(set), warning: false, reason: "SuccessfulDelete", message }));
 }
 
 fn first_ordinal(set: &StatefulSet) -> i32 {

@@ -17,9 +17,8 @@ pub(super) fn of(set: &StatefulSet, ranks: &Ranks, now: Timestamp) -> StatefulSe
     };
     let has = |pod: &Pod, revision: &str| !is_terminating(pod) && revision_of(pod) == Some(revision);
     let min_ready_seconds = set.spec.min_ready_seconds.unwrap_or(0);
-    let is_available = |pod: &Pod| {
-        is_healthy(pod) && until_available(pod, min_ready_seconds, now).is_some_and(|left| left.is_zero())
-    };
+    let is_available =
+        |pod: &Pod| is_healthy(pod) && until_available(pod, min_ready_seconds, now).is_some_and(|left| left.is_zero());
     let (replicas, ready) = (count(&|_| true), count(&|pod| is_healthy(pod)));
     let updated = count(&|pod| has(pod, update));
     let on_delete = set.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("OnDelete");

@@ -10,9 +10,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{
-    Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus,
-};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus};
 use k8s_openapi::api::storage::v1::StorageClass;
 use mainstay_informer::ObjectKey;
 use serde_json::{Value, json};
@@ -107,7 +105,8 @@ fn dynamic(view: &View, class: &StorageClass) -> Plan {
                  system administrator. If volume creation is delayed, please verify that the provisioner is running \
                  and correctly registered."
             );
-            let mut plan = pending(claim, "another provisioner is waited for", Some(("ExternalProvisioning", message, false)));
+            let mut plan =
+                pending(claim, "another provisioner is waited for", Some(("ExternalProvisioning", message, false)));
             if annotation(claim, PROVISIONER) != Some(other) {
                 plan.push(annotate(claim, &json!({PROVISIONER: other})));
             }
@@ -143,7 +142,10 @@ fn annotate(claim: &PersistentVolumeClaim, annotations: &Value) -> Action {
 fn pending(claim: &PersistentVolumeClaim, why: &str, event: Option<(&'static str, String, bool)>) -> Plan {
     let mut plan = Plan::nothing(why);
     if phase(claim) != "Pending" {
-        plan.push(with_status(claim, PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..status(claim) }));
+        plan.push(with_status(
+            claim,
+            PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..status(claim) },
+        ));
     }
     if let Some((reason, message, warning)) = event {
         plan.push(Action::Note(Note { regarding: reference(claim), warning, reason, message }));
@@ -154,7 +156,8 @@ fn pending(claim: &PersistentVolumeClaim, why: &str, event: Option<(&'static str
 /// The volume first, then the claim, then its status.
 fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Plan {
     let mut plan = Plan::nothing(format!("it gets volume {}", name(volume)));
-    let held = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).and_then(|reference| reference.uid.as_deref());
+    let held =
+        volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).and_then(|reference| reference.uid.as_deref());
     if held != Some(uid(claim)) {
         let mut wanted = reference(claim);
         wanted.resource_version.clone_from(&claim.metadata.resource_version);

@@ -70,9 +70,9 @@ pub(super) fn find<'a>(
 ) -> Option<&'a Arc<PersistentVolume>> {
     let meant = volumes.iter().find(|volume| is_for(volume, claim) && !is_terminating(&***volume));
     meant.or_else(|| {
-        let suiting = volumes.iter().filter(|volume| {
-            is_free(volume) && suits(volume, claim) && node.is_none_or(|node| reaches(node, volume))
-        });
+        let suiting = volumes
+            .iter()
+            .filter(|volume| is_free(volume) && suits(volume, claim) && node.is_none_or(|node| reaches(node, volume)));
         suiting.min_by_key(|volume| (capacity(volume), name(&***volume).to_owned()))
     })
 }

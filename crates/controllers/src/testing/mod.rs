@@ -135,9 +135,7 @@ impl World {
                 let running = target.resource.kind == "Pod" && *grace_seconds != Some(0);
                 match self.get(target) {
                     Some(value) if !value["metadata"]["deletionTimestamp"].is_null() && running => {}
-                    Some(mut value)
-                        if (running && !value["spec"]["nodeName"].is_null()) || is_held(&value) =>
-                    {
+                    Some(mut value) if (running && !value["spec"]["nodeName"].is_null()) || is_held(&value) => {
                         let seconds = if running && !value["spec"]["nodeName"].is_null() { 30 } else { 0 };
                         value["metadata"]["deletionTimestamp"] = json!(self.now.to_string());
                         value["metadata"]["deletionGracePeriodSeconds"] = json!(seconds);

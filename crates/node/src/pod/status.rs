@@ -5,8 +5,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
-use mainstay_model::fencing;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use mainstay_model::fencing;
 
 use crate::pod::container::{Container, Phase, Role, Termination};
 use crate::pod::ending::Why;

@@ -102,7 +102,8 @@ pub fn run(args: &[String]) -> Result<(), ShimError> {
     become_sandbox(&config)?;
     let ended = children::notify().map_err(failed("watch for ended children"))?;
     let listener = listen(&dir)?;
-    Shim { config, containers: HashMap::new(), clients: Vec::new(), stopping: false, fenced: false }.serve(&listener, &ended)
+    Shim { config, containers: HashMap::new(), clients: Vec::new(), stopping: false, fenced: false }
+        .serve(&listener, &ended)
 }
 
 fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {

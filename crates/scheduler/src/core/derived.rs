@@ -393,7 +393,7 @@ fn domain_of<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     node.facts.as_ref()?.labels.get(key).map(String::as_str)
 }
 
-fn belongs(labels: &LabelSet, set: &Set, namespaces: &HashMap<String, Labels>) -> bool {
+fn belongs(labels: &LabelSet, set: &Set, known: &HashMap<String, Labels>) -> bool {
     let is_owned = set.spec.owner.as_ref().is_none_or(|owner| labels.owner.as_ref() == Some(owner));
     let mut each = set.spec.all.iter().zip(&set.selectors);
     is_owned
@@ -403,7 +403,7 @@ fn belongs(labels: &LabelSet, set: &Set, namespaces: &HashMap<String, Labels>) -
                 Namespaces::These(names) => names.contains(&labels.namespace),
                 Namespaces::Chosen(clauses, names) => {
                     let none = Labels::new();
-                    let own = namespaces.get(&labels.namespace).unwrap_or(&none);
+                    let own = known.get(&labels.namespace).unwrap_or(&none);
                     names.contains(&labels.namespace) || selects(&compile(clauses), own)
                 }
             };

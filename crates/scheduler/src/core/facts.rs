@@ -211,9 +211,12 @@ fn since(pod: &Pod) -> i64 {
 /// Preferred terms; those of anti-affinity with their weight below zero.
 fn preferred(spec: &PodSpec, namespace: &str, labels: &Labels) -> Vec<(i64, Term)> {
     let Some(affinity) = &spec.affinity else { return Vec::new() };
-    let with = affinity.pod_affinity.as_ref().and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let apart =
-        affinity.pod_anti_affinity.as_ref().and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let with =
+        affinity.pod_affinity.as_ref().and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let apart = affinity
+        .pod_anti_affinity
+        .as_ref()
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
     let all = with.into_iter().flatten().map(|w| (1, w)).chain(apart.into_iter().flatten().map(|w| (-1, w)));
     let weighted = all.flat_map(|(sign, written)| {
         let own = terms(std::slice::from_ref(&written.pod_affinity_term), namespace, labels);

@@ -21,7 +21,10 @@ mod amounts;
 mod derived;
 mod facts;
 mod preempt;
+mod rebalance;
 mod refusal;
+#[cfg(test)]
+mod room_tests;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 
 pub use amounts::Amounts;
 pub use facts::{GROUP_LABEL, GROUP_SIZE, NodeFacts, PodFacts};
+pub(crate) use preempt::HELD;
 pub use preempt::{Budget, Preemption};
 pub use refusal::{Reason, Refusal};
 pub use score::Strategy;
@@ -327,7 +331,8 @@ impl Snapshot {
             return;
         };
         let verdict = self.derived.shape(prepared.shape).verdicts[at];
-        let is_against = |bits: &[(u8, Reason)]| bits.iter().find(|(why, _)| verdict & why != 0).map(|(_, r)| r.clone());
+        let is_against =
+            |bits: &[(u8, Reason)]| bits.iter().find(|(why, _)| verdict & why != 0).map(|(_, r)| r.clone());
         let first = [(UNSCHEDULABLE, Reason::Unschedulable), (TAINTED, Reason::Taint), (MISMATCH, Reason::Affinity)];
         if let Some(reason) = is_against(&first) {
             against(reason);

@@ -20,7 +20,7 @@ use crate::selector::{Clauses, compile, selects};
 /// Nodes looked at, at most: a tenth, but at least this many.
 const NODES_MIN: usize = 100;
 /// The prefix of keys under which places are held.
-const HELD: &str = "held:";
+pub(crate) const HELD: &str = "held:";
 
 /// A disruption budget.
 #[derive(Debug, Clone)]
@@ -55,10 +55,10 @@ impl Snapshot {
         let lifted = self.lift_nominations(pod);
         self.refresh();
         let prepared = self.prepare(pod);
-        let helpful: Vec<usize> = self.by_name.values().copied().filter(|at| self.may_help(pod, &prepared, *at)).collect();
+        let helpful: Vec<usize> =
+            self.by_name.values().copied().filter(|at| self.may_help(pod, &prepared, *at)).collect();
         refusal.hopeless = Some(self.by_name.len() - helpful.len());
-        let mut order: Vec<(usize, Vec<Arc<PodFacts>>)> =
-            helpful.into_iter().map(|at| (at, Vec::new())).collect();
+        let mut order: Vec<(usize, Vec<Arc<PodFacts>>)> = helpful.into_iter().map(|at| (at, Vec::new())).collect();
         order.sort_by_key(|(at, _)| *at);
         let index: std::collections::HashMap<usize, usize> =
             order.iter().enumerate().map(|(i, (at, _))| (*at, i)).collect();
@@ -160,7 +160,8 @@ impl Snapshot {
     /// Holds a place for a pod that waits until others have gone.
     pub fn nominate(&mut self, pod: &PodFacts, node: &str) {
         self.drop_nomination(&pod.key);
-        let held = PodFacts { key: format!("{HELD}{}", pod.key), node: Some(node.to_owned()), ..pod.clone() };
+        let held =
+            PodFacts { key: format!("{HELD}{}", pod.key), node: Some(node.to_owned()), group: None, ..pod.clone() };
         let held = Arc::new(held);
         self.nominated.insert(pod.key.clone(), held.clone());
         self.put_pod(held);

@@ -96,7 +96,8 @@ impl Snapshot {
             return;
         }
         let of = |at: &usize| {
-            let own = prepared.preferred.iter().map(|(tally, weight)| weight * self.derived.count(*tally, *at).unwrap_or(0));
+            let own =
+                prepared.preferred.iter().map(|(tally, weight)| weight * self.derived.count(*tally, *at).unwrap_or(0));
             let theirs = prepared.wishers.iter().map(|wisher| self.derived.wish(*wisher, *at));
             own.chain(theirs).sum::<i64>()
         };
@@ -111,7 +112,8 @@ impl Snapshot {
 
     fn add_images(&self, pod: &PodFacts, candidates: &[usize], scores: &mut [i64]) {
         let nodes = self.by_name.len().max(1) as i64;
-        let known: Vec<(&String, i64)> = pod.images.iter().map(|image| (image, self.derived.nodes_with(image) as i64)).collect();
+        let known: Vec<(&String, i64)> =
+            pod.images.iter().map(|image| (image, self.derived.nodes_with(image) as i64)).collect();
         if known.iter().all(|(_, count)| *count == 0) {
             return;
         }
@@ -119,7 +121,8 @@ impl Snapshot {
         let (low, high) = (IMAGE_BYTES_MIN, IMAGE_BYTES_MAX * containers);
         for (score, at) in scores.iter_mut().zip(candidates) {
             let Some(facts) = &self.nodes[*at].facts else { continue };
-            let bytes = |(image, count): &(&String, i64)| facts.images.get(*image).copied().unwrap_or(0) / nodes * count;
+            let bytes =
+                |(image, count): &(&String, i64)| facts.images.get(*image).copied().unwrap_or(0) / nodes * count;
             let sum = known.iter().map(bytes).sum::<i64>().clamp(low, high);
             *score += FULL * (sum - low) / (high - low);
         }
