@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mainstay_model::fencing;
 use mainstay_net::plan::{Cidr, Network};
+use mainstay_runtime::fence::FenceConfig;
 
 /// Everything a node agent has to be told.
 #[derive(Clone)]
@@ -41,6 +43,14 @@ pub struct NodeConfig {
     pub capacity: BTreeMap<String, String>,
     /// How often the node's Lease is renewed.
     pub lease_renewal: Duration,
+}
+
+impl NodeConfig {
+    /// The node's promise to stop pods that must not run twice.
+    pub fn fence(&self) -> FenceConfig {
+        let stop_after_ms = u64::try_from(fencing::STOP_AFTER.as_millis()).unwrap_or(0);
+        FenceConfig { file: self.data_dir.join("fence"), stop_after_ms }
+    }
 }
 
 /// Certificate, key and client authority of the agent's server: PEM files.

@@ -16,6 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use mainstay_informer::{Cache, Scope};
+use mainstay_model::fencing;
+use mainstay_runtime::fence;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -28,8 +30,8 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const PODS_MAX: &str = "110";
 /// The version this agent behaves like.
 pub const VERSION: &str = "v1.37.0+mainstay";
-/// How long one renewal may take before it counts as failed.
-const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one renewal may take before it counts as failed: several must fit into the fencing time.
+const RENEWAL_TIMEOUT: Duration = Duration::from_millis(700);
 /// The conditions' heartbeat, as the kubelet's `nodeStatusReportFrequency`.
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// The wait between attempts to register.
@@ -177,6 +179,7 @@ async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<co
         let mut node = core::Node::default();
         node.metadata.name = Some(config.name.clone());
         node.metadata.labels = Some(labels(config));
+        node.metadata.annotations = Some(promise(config));
         let spec = core::NodeSpec {
             pod_cidr: ranges.first().cloned(),
             pod_cidrs: Some(ranges.clone()),
@@ -189,11 +192,15 @@ async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<co
             other => drop(other?),
         }
     } else {
-        let patch =
-            json!({"metadata": {"labels": labels(config)}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
+        let patch = json!({"metadata": {"labels": labels(config), "annotations": promise(config)}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
         api.patch(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
     write_status(config, machine).await
+}
+
+/// What the node promises to the control plane.
+fn promise(config: &NodeConfig) -> BTreeMap<String, String> {
+    [(fencing::ANNOTATION.to_owned(), config.fence().stop_after_ms.to_string())].into()
 }
 
 /// Writes the Node's status as it is now.
@@ -226,12 +233,16 @@ pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String) 
             () = &mut watch => {}
             _ = beat.tick() => {}
         }
+        let sent = fence::now();
         let renewed = tokio::select! {
             () = &mut watch => continue,
             renewed = timeout(RENEWAL_TIMEOUT, renew(&api, &config.name, &node_uid)) => renewed,
         };
         match renewed {
             Ok(Ok(())) => {
+                if let Err(error) = fence::note(&config.fence().file, sent) {
+                    tracing::warn!(%error, "the acknowledged renewal cannot be noted; pods that must not run twice will stop");
+                }
                 let doubted = own.get("", &config.name).is_some_and(|node| !says_ready(&node));
                 if (doubted || reported.elapsed() > HEARTBEAT) && register_again(&config, &machine).await {
                     reported = tokio::time::Instant::now();

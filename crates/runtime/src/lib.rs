@@ -15,6 +15,7 @@
 
 pub mod cgroup;
 pub mod exec;
+pub mod fence;
 pub mod image;
 pub mod memory;
 pub mod protocol;

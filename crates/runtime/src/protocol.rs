@@ -42,6 +42,9 @@ pub struct SandboxConfig {
     /// Kernel settings of the sandbox's namespaces, for example `net.core.somaxconn`.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// Set for a pod that must not run twice: the shim stops it when the node is cut off.
+    #[serde(default)]
+    pub fence: Option<crate::fence::FenceConfig>,
 }
 
 /// What kind of thing is mounted into a container.

@@ -1,8 +1,9 @@
 //! Runs the scheduler against the Kubernetes API.
 //!
-//! Flow: changes of pods and nodes go into the [`Snapshot`] and into [`Pending`]; every waiting pod is given a node in the
-//! snapshot at once and its binding is posted, many at a time; a failed binding is forgotten and the pod tried again. A
-//! refusal becomes the pod's `PodScheduled` condition and an Event, when it says something new.
+//! Flow: changes go into the [`Snapshot`] and into [`Pending`]; every waiting pod is decided about ([`decide`](crate::decide)):
+//! given a node in the snapshot at once and bound, many at a time; or told to wait for its volume; or refused, maybe after
+//! less important pods were made to go. A failed binding is forgotten and the pod tried again. A refusal becomes the pod's
+//! `PodScheduled` condition and an Event, when it says something new.
 //!
 //! Guarantees: one decision at a time, each seeing all earlier ones; a pod is bound at most once (the API server refuses a
 //! second binding); dropping the future stops everything.
@@ -11,23 +12,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use mainstay_informer::{Cache, Change, ObjectKey, Scope};
 use tokio::task::JoinSet;
 
 use crate::api::Api;
-use crate::core::{NodeFacts, PodFacts, Snapshot};
+use crate::claims::Storage;
+use crate::core::{NodeFacts, PodFacts, Snapshot, Strategy};
+use crate::decide::Awaiting;
 use crate::pending::{Pending, Waiting};
 
-/// Bindings under way at once.
-const BINDINGS_MAX: usize = 64;
-/// Reports of refusals under way at once; above it they wait for the next refusal.
-const REPORTS_MAX: usize = 32;
 /// Refused pods are looked at again at most this often, however much changes.
 const WAKE_INTERVAL: Duration = Duration::from_millis(50);
 /// Wait after a failed binding.
@@ -38,31 +37,66 @@ const BIND_RETRY: Duration = Duration::from_millis(100);
 pub struct Settings {
     /// Only pods that ask for this scheduler (`spec.schedulerName`) are bound.
     pub scheduler_name: String,
+    /// Whether full or empty nodes are better.
+    pub strategy: Strategy,
+    /// How often one pod is evicted that stands in the way of its spread; never without.
+    pub rebalance_every: Option<Duration>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned() }
+        let scheduler_name = "default-scheduler".to_owned();
+        Self { scheduler_name, strategy: Strategy::default(), rebalance_every: None }
+    }
+}
+
+/// What the scheduler reads.
+#[derive(Clone, Default)]
+pub(crate) struct Caches {
+    pub(crate) pods: Cache<Pod>,
+    pub(crate) nodes: Cache<Node>,
+    pub(crate) namespaces: Cache<Namespace>,
+    pub(crate) budgets: Cache<PodDisruptionBudget>,
+    pub(crate) storage: Storage,
+}
+
+impl Caches {
+    /// Starts to list and watch, and waits until everything has been listed once.
+    async fn start(&self, client: &Client, tasks: &mut JoinSet<()>) {
+        let storage = &self.storage;
+        tasks.spawn(self.pods.clone().run(client.clone(), Scope::default()));
+        tasks.spawn(self.nodes.clone().run(client.clone(), Scope::default()));
+        tasks.spawn(self.namespaces.clone().run(client.clone(), Scope::default()));
+        tasks.spawn(self.budgets.clone().run(client.clone(), Scope::default()));
+        tasks.spawn(storage.claims.clone().run(client.clone(), Scope::default()));
+        tasks.spawn(storage.volumes.clone().run(client.clone(), Scope::default()));
+        tasks.spawn(storage.classes.clone().run(client.clone(), Scope::default()));
+        let (claims, volumes, classes) = (storage.claims.synced(), storage.volumes.synced(), storage.classes.synced());
+        futures::join!(self.pods.synced(), self.nodes.synced(), self.namespaces.synced(), self.budgets.synced());
+        futures::join!(claims, volumes, classes);
     }
 }
 
 /// Runs the scheduler until the future is dropped.
 pub async fn run(client: Client, settings: Settings) {
-    let (pods, nodes) = (Cache::<Pod>::new(), Cache::<Node>::new());
+    let caches = Caches::default();
     let mut tasks = JoinSet::new();
-    tasks.spawn(pods.clone().run(client.clone(), Scope::default()));
-    tasks.spawn(nodes.clone().run(client.clone(), Scope::default()));
-    nodes.synced().await;
-    pods.synced().await;
-    let (mut pod_changes, mut node_changes) = (pods.subscribe(), nodes.subscribe());
-    let mut driver = Driver::new(client, settings, pods);
-    driver.nodes_changed(&node_changes.take());
+    caches.start(&client, &mut tasks).await;
+    let (mut pods, mut nodes, mut namespaces) =
+        (caches.pods.subscribe(), caches.nodes.subscribe(), caches.namespaces.subscribe());
+    let (mut claims, mut volumes) = (caches.storage.claims.subscribe(), caches.storage.volumes.subscribe());
+    let mut driver = Driver::new(client, settings, caches);
+    driver.nodes_changed(&nodes.take());
+    driver.namespaces_changed(&namespaces.take());
     loop {
         driver.decide();
         let timer = driver.next_timer();
         tokio::select! {
-            changes = pod_changes.changed() => driver.pods_changed(&changes),
-            changes = node_changes.changed() => driver.nodes_changed(&changes),
+            changes = pods.changed() => driver.pods_changed(&changes),
+            changes = nodes.changed() => driver.nodes_changed(&changes),
+            changes = namespaces.changed() => driver.namespaces_changed(&changes),
+            _ = claims.changed() => driver.storage_changed(),
+            _ = volumes.changed() => driver.storage_changed(),
             Some(ended) = driver.requests.next() => driver.settle(ended),
             () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
         }
@@ -70,49 +104,59 @@ pub async fn run(client: Client, settings: Settings) {
 }
 
 /// How a request ended.
-enum Ended {
+pub(crate) enum Ended {
     Bound(String),
     NotBound(Box<Waiting>, kube::Error),
     Reported,
+    /// Claims were told a node, victims told to go, or a pod evicted.
+    Asked(Result<(), kube::Error>),
 }
 
-struct Driver {
-    api: Api,
-    settings: Settings,
-    pods: Cache<Pod>,
-    snapshot: Snapshot,
-    pending: Pending,
+pub(crate) struct Driver {
+    pub(crate) api: Api,
+    pub(crate) settings: Settings,
+    pub(crate) caches: Caches,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) pending: Pending,
     /// Pods given a node here, until the cache says so too: key and uid.
-    assumed: HashMap<String, String>,
-    requests: FuturesUnordered<BoxFuture<'static, Ended>>,
-    bindings: usize,
-    reports: usize,
+    pub(crate) assumed: HashMap<String, String>,
+    /// Pods that have a node here and wait for their volumes.
+    pub(crate) awaiting: HashMap<String, Awaiting>,
+    pub(crate) requests: FuturesUnordered<BoxFuture<'static, Ended>>,
+    pub(crate) bindings: usize,
+    pub(crate) reports: usize,
     started: Instant,
     /// When refused pods were last woken, and whether something has changed since.
     woken: Duration,
     has_news: bool,
+    /// When a misplaced pod was last looked for.
+    pub(crate) rebalanced: Duration,
 }
 
 impl Driver {
-    fn new(client: Client, settings: Settings, pods: Cache<Pod>) -> Self {
+    fn new(client: Client, settings: Settings, caches: Caches) -> Self {
         let api = Api::new(client, settings.scheduler_name.clone());
+        let mut snapshot = Snapshot::default();
+        snapshot.strategy = settings.strategy;
         Self {
             api,
             settings,
-            pods,
-            snapshot: Snapshot::default(),
+            caches,
+            snapshot,
             pending: Pending::default(),
             assumed: HashMap::new(),
+            awaiting: HashMap::new(),
             requests: FuturesUnordered::new(),
             bindings: 0,
             reports: 0,
             started: Instant::now(),
             woken: Duration::ZERO,
             has_news: false,
+            rebalanced: Duration::ZERO,
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
@@ -125,24 +169,42 @@ impl Driver {
         }
     }
 
+    fn namespaces_changed(&mut self, changes: &[Change<Namespace>]) {
+        for change in changes {
+            let labels = change.after.as_ref().map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+            self.snapshot.put_namespace(&change.key.name, labels);
+        }
+    }
+
+    fn storage_changed(&mut self) {
+        self.has_news = true;
+        self.volumes_came();
+    }
+
     fn pods_changed(&mut self, changes: &[Change<Pod>]) {
         for change in changes {
             let key = change.key.to_string();
             match change.after.as_deref().filter(|pod| !is_finished(pod)) {
                 Some(pod) if is_bound(pod) => {
-                    self.pending.remove(&key);
-                    self.assumed.remove(&key);
+                    self.forget(&key);
                     self.has_news |= self.replace(pod);
                 }
                 Some(pod) => self.unbound(&key, pod),
                 None => {
-                    self.pending.remove(&key);
-                    self.assumed.remove(&key);
+                    self.forget(&key);
                     self.has_news |= self.snapshot.pod(&key).is_some();
                     self.snapshot.remove_pod(&key);
                 }
             }
         }
+    }
+
+    /// The pod needs no node any more.
+    fn forget(&mut self, key: &str) {
+        self.pending.remove(key);
+        self.assumed.remove(key);
+        self.awaiting.remove(key);
+        self.snapshot.drop_nomination(key);
     }
 
     /// A bound pod as it is now; whether that can make room for others.
@@ -159,16 +221,16 @@ impl Driver {
     fn unbound(&mut self, key: &str, pod: &Pod) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         match self.assumed.get(key) {
-            // Its binding is under way.
-            Some(assumed) if *assumed == uid => return,
+            // Its binding is under way, or its volumes are.
+            Some(assumed) if *assumed == uid && self.is_ours(pod) => return,
             Some(_) => {
-                self.assumed.remove(key);
+                self.forget(key);
                 self.snapshot.remove_pod(key);
             }
             None => {}
         }
         if !self.is_ours(pod) {
-            self.pending.remove(key);
+            self.forget(key);
             return;
         }
         let facts = Arc::new(PodFacts::of(pod));
@@ -178,19 +240,18 @@ impl Driver {
             known.revision = revision;
             return;
         }
-        let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
         let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-        self.pending.put(Waiting::new(facts, uid, priority, created, revision));
+        self.pending.put(Waiting::new(facts.clone(), uid, facts.priority, created, revision));
     }
 
-    fn is_ours(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_ours(&self, pod: &Pod) -> bool {
         let spec = pod.spec.as_ref();
         let name = spec.and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler");
         let is_gated = spec.and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty());
         name == self.settings.scheduler_name && !is_gated && pod.metadata.deletion_timestamp.is_none()
     }
 
-    /// Gives nodes to all pods that are due, as far as bindings may be under way.
+    /// Decides about all pods that are due, as far as bindings may be under way.
     fn decide(&mut self) {
         let now = self.now();
         if self.has_news && now >= self.woken + WAKE_INTERVAL {
@@ -198,92 +259,61 @@ impl Driver {
             self.woken = now;
             self.pending.wake_all();
         }
-        while self.bindings < BINDINGS_MAX
-            && let Some(mut pod) = self.pending.take(now)
-        {
-            match self.snapshot.schedule(&pod.facts) {
-                Ok(node) => self.bind(pod, node),
-                Err(refusal) => {
-                    let message = refusal.to_string();
-                    if pod.told.as_ref() != Some(&message) && self.reports < REPORTS_MAX {
-                        self.report(&pod, message.clone());
-                        pod.told = Some(message);
-                    }
-                    self.pending.refuse(pod, now);
-                }
-            }
-        }
-    }
-
-    fn bind(&mut self, pod: Waiting, node: String) {
-        self.assumed.insert(pod.facts.key.clone(), pod.uid.clone());
-        self.bindings += 1;
-        let api = self.api.clone();
-        let future = async move {
-            match api.bind(&pod, &node).await {
-                Ok(()) => {
-                    api.note(&pod, false, "Scheduled", &format!("Successfully assigned {} to {node}", pod.facts.key));
-                    Ended::Bound(pod.facts.key.clone())
-                }
-                Err(error) => Ended::NotBound(Box::new(pod), error),
-            }
-        };
-        self.requests.push(future.boxed());
-    }
-
-    fn report(&mut self, pod: &Waiting, message: String) {
-        self.reports += 1;
-        let (api, pod) = (self.api.clone(), pod.clone());
-        let future = async move {
-            if let Err(error) = api.refused(&pod, &message).await {
-                tracing::debug!(pod = pod.facts.key, %error, "the refusal was not recorded");
-            }
-            api.note(&pod, true, "FailedScheduling", &message);
-            Ended::Reported
-        };
-        self.requests.push(future.boxed());
+        self.decide_due(now);
+        self.give_up_waiting(now);
+        self.rebalance(now);
     }
 
     fn settle(&mut self, ended: Ended) {
         match ended {
             Ended::Reported => self.reports -= 1,
+            Ended::Asked(Ok(())) => {}
+            Ended::Asked(Err(error)) => tracing::debug!(%error, "a request for room or a volume was refused"),
             Ended::Bound(key) => {
                 self.bindings -= 1;
                 tracing::debug!(pod = key, "bound");
             }
             Ended::NotBound(pod, error) => {
                 self.bindings -= 1;
-                let key = pod.facts.key.clone();
-                // Only if it is still this pod that is taken to be there.
-                if self.assumed.get(&key) != Some(&pod.uid) {
-                    return;
-                }
-                self.assumed.remove(&key);
-                self.snapshot.remove_pod(&key);
-                self.has_news = true;
-                let (namespace, name) = key.split_once('/').unwrap_or(("", &key));
-                let current = self.pods.get_key(&ObjectKey::new(namespace, name));
-                let is_current = current.as_ref().is_some_and(|now| now.metadata.uid.as_deref() == Some(&pod.uid));
-                if let Some(current) = current.filter(|now| is_current && self.is_ours(now) && !is_bound(now)) {
-                    tracing::warn!(pod = key, %error, "binding failed; trying again");
-                    let until = self.now() + BIND_RETRY;
-                    let mut pod = *pod;
-                    pod.facts = Arc::new(PodFacts::of(&current));
-                    self.pending.delay(pod, until);
-                }
+                self.not_bound(*pod, &error);
             }
         }
     }
 
+    fn not_bound(&mut self, mut pod: Waiting, error: &kube::Error) {
+        let key = pod.facts.key.clone();
+        // Only if it is still this pod that is taken to be there.
+        if self.assumed.get(&key) != Some(&pod.uid) {
+            return;
+        }
+        self.assumed.remove(&key);
+        self.snapshot.remove_pod(&key);
+        self.has_news = true;
+        let current = self.object(&key);
+        let is_current = current.as_ref().is_some_and(|now| now.metadata.uid.as_deref() == Some(&pod.uid));
+        if let Some(current) = current.filter(|now| is_current && self.is_ours(now) && !is_bound(now)) {
+            tracing::warn!(pod = key, %error, "binding failed; trying again");
+            pod.facts = Arc::new(PodFacts::of(&current));
+            self.pending.delay(pod, self.now() + BIND_RETRY);
+        }
+    }
+
+    /// The pod as the cache has it.
+    pub(crate) fn object(&self, key: &str) -> Option<Arc<Pod>> {
+        let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+        self.caches.pods.get_key(&ObjectKey::new(namespace, name))
+    }
+
     fn next_timer(&self) -> Option<Duration> {
         let news = (self.has_news && self.pending.has_refused()).then_some(self.woken + WAKE_INTERVAL);
-        let next = news.into_iter().chain(self.pending.next_timer()).min()?;
-        // While all bindings are taken, only their end changes anything.
-        (self.bindings < BINDINGS_MAX).then(|| next.saturating_sub(self.now()))
+        let volumes = self.awaiting.values().map(|awaiting| awaiting.until).min();
+        let rebalance = self.settings.rebalance_every.map(|every| self.rebalanced + every);
+        let all = [news, self.pending.next_timer(), volumes, rebalance];
+        all.into_iter().flatten().min().map(|when| when.saturating_sub(self.now()))
     }
 }
 
-fn is_bound(pod: &Pod) -> bool {
+pub(crate) fn is_bound(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty())
 }
 

@@ -3,10 +3,12 @@
 //! Role: [`core`] decides, purely, on a model of the cluster; the driver keeps that model up to date and tells the API server.
 
 pub mod core;
-mod selector;
+pub mod selector;
 
 mod api;
 pub mod bench;
+mod claims;
+mod decide;
 mod driver;
 mod pending;
 

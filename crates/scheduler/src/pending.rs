@@ -116,6 +116,20 @@ impl Pending {
         self.refused.first().map(|(when, _)| *when)
     }
 
+    /// Takes every waiting pod of a group, refused ones too.
+    pub(crate) fn take_group(&mut self, group: &str) -> Vec<Waiting> {
+        let is_member = |pod: &&Waiting| pod.facts.group.as_ref().is_some_and(|(name, _)| name == group);
+        let keys: Vec<String> = self.pods.values().filter(is_member).map(|pod| pod.facts.key.clone()).collect();
+        let mut members: Vec<Waiting> = keys.iter().filter_map(|key| self.remove(key)).collect();
+        members.sort_by_key(Waiting::rank);
+        members
+    }
+
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
     /// Whether any pod has been refused.
     pub(crate) fn has_refused(&self) -> bool {
         !self.refused.is_empty()

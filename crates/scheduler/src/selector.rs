@@ -10,7 +10,7 @@ use mainstay_model::selector::{LabelSelector, Operator, Requirement, node_expres
 pub(crate) type Labels = BTreeMap<String, String>;
 
 /// A label selector as comparable data: requirements (key, operator, values), sorted.
-pub(crate) type Clauses = Vec<(String, String, Vec<String>)>;
+pub type Clauses = Vec<(String, String, Vec<String>)>;
 
 /// The clauses of a selector; `None` for an absent one, which selects nothing.
 pub(crate) fn clauses(selector: Option<&Written>) -> Option<Clauses> {
@@ -47,12 +47,17 @@ pub(crate) fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
 
 /// A node selector term as comparable data: expressions on labels, then on fields.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct NodeTerm {
+pub struct NodeTerm {
     labels: Clauses,
     fields: Clauses,
 }
 
 impl NodeTerm {
+    /// A term that every node satisfies.
+    pub(crate) fn any() -> Self {
+        Self { labels: Vec::new(), fields: vec![("metadata.name".to_owned(), "Exists".to_owned(), Vec::new())] }
+    }
+
     pub(crate) fn of(term: &NodeSelectorTerm) -> Self {
         let list = |all: &Option<Vec<NodeSelectorRequirement>>| {
             let all = all.iter().flatten();

@@ -9,6 +9,7 @@
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>; the cells follow
 //! what kube-apiserver answers.
 
+mod admin;
 mod cells;
 mod columns;
 mod config;

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use mainstay_model::fencing;
 use mainstay_runtime::cgroup::Cgroups;
 use mainstay_runtime::exec::ExecConfig;
+use mainstay_runtime::fence::FenceConfig;
 use mainstay_runtime::protocol::SandboxConfig;
 use mainstay_runtime::sandbox::{Sandbox, SandboxError, clean_up};
 use nix::sys::signal::Signal as Number;
+use serde_json::json;
 
 use crate::context::Context;
 use crate::pod::dir::PodDir;
@@ -63,6 +66,7 @@ impl Worker {
             exe: config.exe.clone(),
             hidden: config.hidden.clone(),
             sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+            fence: fencing::runs_once(&json!(**self.machine.pod())).then(|| config.fence()),
         }
     }
 
@@ -302,6 +306,9 @@ async fn make_sandbox(
     pod: &core::Pod,
     config: &SandboxConfig,
 ) -> Result<(Sandbox, Option<std::net::Ipv4Addr>), String> {
+    if config.fence.as_ref().is_some_and(FenceConfig::is_over) {
+        return Err("the node has not been acknowledged lately, and the pod must not run twice".to_owned());
+    }
     let ip = if config.host_network {
         None
     } else {

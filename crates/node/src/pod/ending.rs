@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use mainstay_model::fencing;
 
 use crate::pod::clock::{later, seconds};
 use crate::pod::container::{Phase, Role, Stop, StopStage};
@@ -25,6 +26,8 @@ pub enum Why {
     Finished,
     /// `activeDeadlineSeconds` is over.
     Deadline,
+    /// The node was cut off, and the pod must not run twice.
+    Fenced,
     /// Someone deleted it.
     Deleted,
     /// It is no longer in the API.
@@ -61,6 +64,14 @@ impl Machine {
         } else if self.is_finished() {
             self.end(Why::Finished, self.grace(), now);
         }
+    }
+
+    pub(super) fn end_fenced(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        if self.ending().is_none_or(|why| why < Why::Fenced) {
+            let message = "The node was cut off; the pod was stopped, because it must not run twice".to_owned();
+            out.push(Action::Event(PodEvent { warning: true, reason: fencing::REASON, message, container: None }));
+        }
+        self.end(Why::Fenced, SignedDuration::ZERO, now);
     }
 
     pub(super) fn end_gone(&mut self, now: Timestamp) {
@@ -138,7 +149,7 @@ impl Machine {
             Why::Deleted => out.push(Action::DeletePod),
             Why::Gone => out.push(Action::Forget),
             // Its status and logs stay until somebody deletes it.
-            Why::Finished | Why::Deadline => {}
+            Why::Finished | Why::Deadline | Why::Fenced => {}
         }
     }
 

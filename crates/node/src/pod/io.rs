@@ -68,6 +68,8 @@ pub enum Input {
     Pod(Arc<Pod>),
     /// The pod is no longer in the API.
     Gone,
+    /// The shim has stopped the pod for good, because the node was cut off.
+    Fenced,
     /// The sandbox stands and has its address (none if the pod uses the node's network).
     SandboxReady {
         /// The pod's address.

@@ -166,6 +166,7 @@ impl Machine {
         match input {
             Input::Pod(pod) => self.renew(pod),
             Input::Gone => self.end_gone(now),
+            Input::Fenced => self.end_fenced(now, actions),
             Input::SandboxReady { ip } => {
                 (self.sandbox, self.sandbox_failures, self.ip) = (Sandbox::Ready { ip }, 0, ip);
             }

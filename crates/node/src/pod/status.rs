@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use mainstay_model::fencing;
 
 use crate::pod::container::{Container, Phase, Role, Termination};
 use crate::pod::ending::Why;
@@ -37,7 +38,13 @@ impl Machine {
         };
         let (init, main) = (statuses(Role::is_init), statuses(|role| role == Role::Main));
         let ephemeral = statuses(|role| role == Role::Ephemeral);
-        let deadline = self.ending() == Some(Why::Deadline);
+        let (reason, message) = match self.ending() {
+            Some(Why::Deadline) => {
+                (Some("DeadlineExceeded"), "Pod was active on the node longer than the specified deadline")
+            }
+            Some(Why::Fenced) => (Some(fencing::REASON), "The node was cut off, and the pod must not run twice"),
+            _ => (None, ""),
+        };
         let host_network = self.pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
         let ip = if host_network { Some(node.host_ip.clone()) } else { self.ip.map(|ip| ip.to_string()) };
         let qos = seen.and_then(|status| status.qos_class.clone());
@@ -54,8 +61,8 @@ impl Machine {
             qos_class: qos.or_else(|| self.pod.spec.as_ref().map(|spec| qos::class_of(spec).name().to_owned())),
             start_time: Some(time(self.started_at)),
             observed_generation: self.pod.metadata.generation,
-            reason: deadline.then(|| "DeadlineExceeded".to_owned()),
-            message: deadline.then(|| "Pod was active on the node longer than the specified deadline".to_owned()),
+            reason: reason.map(str::to_owned),
+            message: reason.map(|_| message.to_owned()),
             nominated_node_name: seen.and_then(|status| status.nominated_node_name.clone()),
             ..core::PodStatus::default()
         }
@@ -75,7 +82,8 @@ impl Machine {
             _ => None,
         };
         if self.is_down() {
-            let well = self.ending() != Some(Why::Deadline) && main().all(|container| ended(container) == Some(0));
+            let stopped = matches!(self.ending(), Some(Why::Deadline | Why::Fenced));
+            let well = !stopped && main().all(|container| ended(container) == Some(0));
             return if well { "Succeeded" } else { "Failed" };
         }
         let waiting = main().any(|c| !matches!(c.phase, Phase::Running(_)) && ended(c).is_none());

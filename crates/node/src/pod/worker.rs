@@ -183,7 +183,7 @@ impl Worker {
 
     /// Lives until nothing is left of the pod.
     pub async fn run(mut self) {
-        self.step(Input::Tick);
+        self.step(if mainstay_runtime::fence::is_fenced(self.dir.root()) { Input::Fenced } else { Input::Tick });
         while !self.over {
             let wake = self.machine.next_wake(self.context.clock.now());
             let wake = wake.map_or(IDLE, |at| self.context.clock.until(at)) + Duration::from_micros(500);
@@ -218,6 +218,9 @@ impl Worker {
                     (self.sandbox, self.runtime_events) = (None, None);
                     self.context.with_addresses(|addresses| addresses.release(&self.dir.uid()));
                 }
+                if matches!(input, Input::StartFailed(..)) && mainstay_runtime::fence::is_fenced(self.dir.root()) {
+                    self.step(Input::Fenced);
+                }
                 self.step(input);
             }
             News::Sandbox(sandbox, ip) => {
@@ -250,6 +253,9 @@ impl Worker {
     /// The runtime says how a container is; only its end is news.
     fn container_changed(&mut self, status: ContainerStatus) {
         let ContainerState::Exited { code, signal, oom_killed } = status.state else { return };
+        if mainstay_runtime::fence::is_fenced(self.dir.root()) {
+            self.step(Input::Fenced);
+        }
         let Some(instance) = self.ids.get(&status.id).cloned() else { return };
         if self.machine.running(&instance.container).is_none_or(|(running, _)| running != instance) {
             if self.machine.container(&instance.container).is_some_and(|c| matches!(c.phase, Phase::Starting)) {

@@ -7,7 +7,8 @@
 //! Guarantees: it needs no agent — output is logged and ends are recorded while nobody is connected; it is single-threaded,
 //! as `libcontainer` needs, and holds no more than one line of each output in memory.
 //!
-//! Deliberately absent: any decision. When to start what is the agent's business.
+//! Deliberately absent: any decision but one. When to start what is the agent's business; but a pod that must not run twice is
+//! stopped here when the node is cut off ([`crate::fence`]), because the agent may be what is dead.
 
 mod attach;
 mod children;
@@ -23,12 +24,14 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use mainstay_model::fencing::LOOK_INTERVAL;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{CgroupError, Cgroups};
+use crate::fence::{self, FenceConfig};
 use crate::image::{self, ImageError};
 use crate::protocol::{
     ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish,
@@ -111,7 +114,7 @@ pub fn run(args: &[String]) -> Result<(), ShimError> {
     let ended = children::notify().map_err(failed("watch for ended children"))?;
     let listener = listen(&dir)?;
     let (containers, clients, attachments) = (HashMap::new(), Vec::new(), Vec::new());
-    Shim { config, pause, containers, clients, attachments, stopping: false }.serve(&listener, &ended)
+    Shim { config, pause, containers, clients, attachments, stopping: false, fenced: false }.serve(&listener, &ended)
 }
 
 fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
@@ -213,12 +216,15 @@ struct Shim {
     attachments: Vec<Attachment>,
     /// Told to stop.
     stopping: bool,
+    /// The node was cut off: nothing may run here any more.
+    fenced: bool,
 }
 
 impl Shim {
     fn serve(mut self, listener: &UnixListener, ended: &File) -> Result<(), ShimError> {
         while !self.stopping {
             let ready = self.wait(listener, ended)?;
+            self.keep_promise();
             if ready.contains(&ended.as_raw_fd()) {
                 children::drain(ended);
             }
@@ -266,6 +272,8 @@ impl Shim {
         }
         let deadline = self.attachments.iter().filter_map(Attachment::deadline).min();
         let left = deadline.map(|at| at.saturating_duration_since(std::time::Instant::now()).as_millis() + 1);
+        let look = self.config.fence.is_some() && !self.fenced;
+        let left = left.into_iter().chain(look.then_some(LOOK_INTERVAL.as_millis())).min();
         let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -310,6 +318,14 @@ impl Shim {
             if let Ok(attachment) = Attachment::new(client.stream, client.partial, container, feeds) {
                 self.attachments.push(attachment);
             }
+        }
+    }
+
+    /// Stops the pod for good when its node has been cut off for too long.
+    fn keep_promise(&mut self) {
+        if !self.fenced && self.config.fence.as_ref().is_some_and(FenceConfig::is_over) {
+            self.fenced = true;
+            fence::stop(&self.config);
         }
     }
 
@@ -358,6 +374,7 @@ impl Shim {
 
     fn fulfil(&mut self, wish: Wish) -> Result<Vec<ContainerStatus>, String> {
         match wish {
+            Wish::Start(_) if self.fenced => Err("the node was cut off; the pod was stopped for good".to_owned()),
             Wish::Start(config) => {
                 if self.containers.contains_key(&config.id) {
                     return Err(format!("container {} exists already", config.id));

@@ -8,12 +8,13 @@
 //! label) over the nodes in a *scope*; a *holder* counts, per domain, the pods that refuse to be with a set.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mainstay_model::selector::LabelSelector;
 
 use super::Node;
 use super::facts::{Demands, Namespaces, NodeFacts, PodFacts, PodSet, Spread, Term};
-use crate::selector::{Labels, compile, selects};
+use crate::selector::{Labels, NodeTerm, compile, selects};
 
 /// No domain: the node does not have the label.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -22,6 +23,7 @@ pub(super) const NOWHERE: u32 = u32::MAX;
 pub(super) const UNSCHEDULABLE: u8 = 1;
 pub(super) const TAINTED: u8 = 2;
 pub(super) const MISMATCH: u8 = 4;
+pub(super) const OUT_OF_REACH: u8 = 8;
 
 /// How every node satisfies one set of demands.
 pub(super) struct Shape {
@@ -90,6 +92,8 @@ struct Set {
     selectors: Vec<LabelSelector>,
     tallies: Vec<usize>,
     holders: Vec<usize>,
+    /// Pods that would rather be with this set, or apart from it, by weight.
+    wishers: Vec<usize>,
 }
 
 #[derive(Default)]
@@ -106,10 +110,30 @@ pub(super) struct Derived {
     tally_ids: HashMap<(usize, usize, Scope), usize>,
     holders: Vec<Holder>,
     holder_ids: HashMap<(usize, usize), usize>,
+    wishers: Vec<Holder>,
+    wisher_ids: HashMap<(usize, usize), usize>,
+    /// Labels of the namespaces.
+    namespaces: Arc<HashMap<String, Labels>>,
+    /// For each image, how many nodes have it.
+    images: HashMap<String, usize>,
     cells: usize,
 }
 
 impl Derived {
+    /// Nothing derived yet, over these namespaces and nodes.
+    pub(super) fn new(namespaces: Arc<HashMap<String, Labels>>, nodes: &[Node]) -> Self {
+        let mut images = HashMap::new();
+        for image in nodes.iter().filter_map(|node| node.facts.as_ref()).flat_map(|facts| facts.images.keys()) {
+            *images.entry(image.clone()).or_insert(0) += 1;
+        }
+        Self { namespaces, images, ..Self::default() }
+    }
+
+    /// How many nodes have an image.
+    pub(super) fn nodes_with(&self, image: &str) -> usize {
+        self.images.get(image).copied().unwrap_or(0)
+    }
+
     /// How much is held, in numbers of a few bytes, to bound it.
     pub(super) fn cells(&self) -> usize {
         self.cells + 64 * (self.label_sets.len() + self.sets.len())
@@ -177,7 +201,7 @@ impl Derived {
         let (namespace, labels) = (pod.namespace.clone(), pod.labels.clone());
         let mut own =
             LabelSet { namespace, labels, owner: pod.owner.clone(), terminating: pod.terminating, sets: Vec::new() };
-        own.sets = (0..self.sets.len()).filter(|id| belongs(&own, &self.sets[*id])).collect();
+        own.sets = (0..self.sets.len()).filter(|id| belongs(&own, &self.sets[*id], &self.namespaces)).collect();
         self.label_sets.push(own);
         self.label_set_ids.insert(key, self.label_sets.len() - 1);
         self.label_sets.len() - 1
@@ -188,10 +212,11 @@ impl Derived {
             return *id;
         }
         let selectors = spec.all.iter().map(|(_, clauses)| compile(clauses)).collect();
-        let set = Set { spec: spec.clone(), selectors, tallies: Vec::new(), holders: Vec::new() };
+        let (tallies, holders, wishers) = (Vec::new(), Vec::new(), Vec::new());
+        let set = Set { spec: spec.clone(), selectors, tallies, holders, wishers };
         let id = self.sets.len();
         for own in &mut self.label_sets {
-            if belongs(own, &set) {
+            if belongs(own, &set, &self.namespaces) {
                 own.sets.push(id);
             }
         }
@@ -286,6 +311,17 @@ impl Derived {
                 holder.total += sign;
             }
         }
+        // Whoever needs company is a little glad of more of it, as in kube-scheduler.
+        let needed = pod.affinity.iter().map(|term| (1, term));
+        for (weight, term) in pod.preferred.iter().map(|(weight, term)| (*weight, term)).chain(needed) {
+            let id = self.wisher_of(term, nodes);
+            let wisher = &mut self.wishers[id];
+            let domain = self.topologies[wisher.topology].domains[node];
+            if domain != NOWHERE {
+                wisher.counts[domain as usize] += sign * weight;
+                wisher.total += sign;
+            }
+        }
         for set in 0..self.label_sets[label_set].sets.len() {
             let set = self.label_sets[label_set].sets[set];
             for tally in 0..self.sets[set].tallies.len() {
@@ -311,6 +347,33 @@ impl Derived {
         self.holders.len() - 1
     }
 
+    fn wisher_of(&mut self, term: &Term, nodes: &[Node]) -> usize {
+        let id = (self.set_of(&term.pods), self.topology_of(&term.key, nodes));
+        if let Some(id) = self.wisher_ids.get(&id) {
+            return *id;
+        }
+        let counts = vec![0; self.topologies[id.1].count];
+        self.cells += counts.len();
+        self.wishers.push(Holder { topology: id.1, counts, total: 0 });
+        self.sets[id.0].wishers.push(self.wishers.len() - 1);
+        self.wisher_ids.insert(id, self.wishers.len() - 1);
+        self.wishers.len() - 1
+    }
+
+    /// The wishers that would have pods with these labels near them, or far from them.
+    pub(super) fn wishers(&self, label_set: usize) -> Vec<usize> {
+        let sets = self.label_sets[label_set].sets.iter();
+        let wishers = sets.flat_map(|set| self.sets[*set].wishers.iter().copied());
+        wishers.filter(|wisher| self.wishers[*wisher].total > 0).collect()
+    }
+
+    /// The weight of a wisher's pods in a node's domain.
+    pub(super) fn wish(&self, wisher: usize, node: usize) -> i64 {
+        let wisher = &self.wishers[wisher];
+        let domain = self.topologies[wisher.topology].domains[node];
+        if domain == NOWHERE { 0 } else { wisher.counts[domain as usize] }
+    }
+
     /// The holders that refuse pods with these labels somewhere.
     pub(super) fn refusers(&self, label_set: usize) -> Vec<usize> {
         let sets = self.label_sets[label_set].sets.iter();
@@ -330,15 +393,19 @@ fn domain_of<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     node.facts.as_ref()?.labels.get(key).map(String::as_str)
 }
 
-fn belongs(labels: &LabelSet, set: &Set) -> bool {
+fn belongs(labels: &LabelSet, set: &Set, known: &HashMap<String, Labels>) -> bool {
     let is_owned = set.spec.owner.as_ref().is_none_or(|owner| labels.owner.as_ref() == Some(owner));
     let mut each = set.spec.all.iter().zip(&set.selectors);
     is_owned
         && !(set.spec.only_staying && labels.terminating)
         && each.all(|((namespaces, _), selector)| {
             let is_near = match namespaces {
-                Namespaces::All => true,
                 Namespaces::These(names) => names.contains(&labels.namespace),
+                Namespaces::Chosen(clauses, names) => {
+                    let none = Labels::new();
+                    let own = known.get(&labels.namespace).unwrap_or(&none);
+                    names.contains(&labels.namespace) || selects(&compile(clauses), own)
+                }
             };
             is_near && selects(selector, &labels.labels)
         })
@@ -364,6 +431,10 @@ fn verdict(demands: &Demands, node: &NodeFacts) -> u8 {
             .is_none_or(|terms| terms.iter().any(|term| term.matches(&node.name, &node.labels)));
     if !is_chosen {
         verdict |= MISMATCH;
+    }
+    let reaches = |terms: &Vec<NodeTerm>| terms.iter().any(|term| term.matches(&node.name, &node.labels));
+    if !demands.volumes.iter().all(reaches) {
+        verdict |= OUT_OF_REACH;
     }
     verdict
 }

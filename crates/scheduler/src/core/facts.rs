@@ -20,6 +20,8 @@ pub struct NodeFacts {
     pub(super) labels: Labels,
     pub(super) taints: Vec<(String, String, String)>,
     pub(super) unschedulable: bool,
+    /// Images it has, by every name, with their sizes in bytes.
+    pub(super) images: BTreeMap<String, i64>,
 }
 
 impl NodeFacts {
@@ -41,8 +43,19 @@ impl NodeFacts {
         if allocatable.pods == 0 {
             allocatable.pods = 110;
         }
-        Self { name, allocatable, labels, taints, unschedulable: spec.unschedulable.unwrap_or(false) }
+        let images = status.images.iter().flatten().flat_map(|image| {
+            let size = image.size_bytes.unwrap_or(0);
+            image.names.iter().flatten().map(move |name| (tagged(name), size))
+        });
+        let images = images.collect();
+        Self { name, allocatable, labels, taints, unschedulable: spec.unschedulable.unwrap_or(false), images }
     }
+}
+
+/// An image's name with its tag; without one it is `latest`.
+fn tagged(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
 }
 
 fn taint(taint: &Taint) -> (String, String, String) {
@@ -59,6 +72,8 @@ pub(super) struct Demands {
     pub(super) preferred: Vec<(i32, NodeTerm)>,
     /// Key, operator, value, effect.
     pub(super) tolerations: Vec<(String, String, String, String)>,
+    /// Where its volumes can be reached: for each of them, one of these must hold.
+    pub(super) volumes: Vec<Vec<NodeTerm>>,
 }
 
 /// Which pods something is about: of these namespaces, chosen by these clauses; all of a list must hold.
@@ -74,8 +89,9 @@ pub(super) struct PodSet {
 /// Namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Namespaces {
-    All,
     These(Vec<String>),
+    /// Those with labels that match, and these.
+    Chosen(Clauses, Vec<String>),
 }
 
 /// One topology spread constraint.
@@ -118,6 +134,18 @@ pub struct PodFacts {
     pub(super) spreads: Vec<Spread>,
     pub(super) affinity: Vec<Term>,
     pub(super) anti_affinity: Vec<Term>,
+    /// Preferred affinity (weight above zero) and anti-affinity (below).
+    pub(super) preferred: Vec<(i64, Term)>,
+    /// Images of its containers.
+    pub(super) images: Vec<String>,
+    /// Importance; a pod of less makes room for it.
+    pub priority: i32,
+    /// Whether it may make others go.
+    pub may_preempt: bool,
+    /// When it was made or started, in seconds; among equals the younger goes.
+    pub(super) since: i64,
+    /// The group it only runs together with, and how many of it there must be.
+    pub group: Option<(String, usize)>,
     pub(super) ports: Vec<HostPort>,
     /// The node it is bound to.
     pub node: Option<String>,
@@ -147,6 +175,12 @@ impl PodFacts {
             spreads: spreads(spec, &namespace, &labels, owner.as_deref()),
             affinity: together(terms(with.unwrap_or_default(), &namespace, &labels)),
             anti_affinity: terms(against.unwrap_or_default(), &namespace, &labels),
+            preferred: preferred(spec, &namespace, &labels),
+            images: spec.containers.iter().filter_map(|container| Some(tagged(container.image.as_ref()?))).collect(),
+            priority: spec.priority.unwrap_or(0),
+            may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
+            since: since(pod),
+            group: group(pod),
             namespace,
             labels,
             owner,
@@ -155,6 +189,48 @@ impl PodFacts {
             ports: ports(spec),
             node: spec.node_name.clone().filter(|node| !node.is_empty()),
         }
+    }
+}
+
+/// The label that names a pod's group, and the annotation that says how many pods of it must run together.
+pub const GROUP_LABEL: &str = "scheduling.mainstay.dev/group";
+/// See [`GROUP_LABEL`].
+pub const GROUP_SIZE: &str = "scheduling.mainstay.dev/group-size";
+
+fn group(pod: &Pod) -> Option<(String, usize)> {
+    let name = pod.metadata.labels.as_ref()?.get(GROUP_LABEL)?;
+    let size = pod.metadata.annotations.as_ref().and_then(|all| all.get(GROUP_SIZE)?.parse().ok()).unwrap_or(1);
+    Some((format!("{}/{name}", pod.metadata.namespace.as_deref().unwrap_or_default()), size))
+}
+
+fn since(pod: &Pod) -> i64 {
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    started.or(pod.metadata.creation_timestamp.as_ref()).map_or(0, |time| time.0.as_second())
+}
+
+/// Preferred terms; those of anti-affinity with their weight below zero.
+fn preferred(spec: &PodSpec, namespace: &str, labels: &Labels) -> Vec<(i64, Term)> {
+    let Some(affinity) = &spec.affinity else { return Vec::new() };
+    let with =
+        affinity.pod_affinity.as_ref().and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let apart = affinity
+        .pod_anti_affinity
+        .as_ref()
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let all = with.into_iter().flatten().map(|w| (1, w)).chain(apart.into_iter().flatten().map(|w| (-1, w)));
+    let weighted = all.flat_map(|(sign, written)| {
+        let own = terms(std::slice::from_ref(&written.pod_affinity_term), namespace, labels);
+        own.into_iter().map(move |term| (sign * i64::from(written.weight), term))
+    });
+    weighted.collect()
+}
+
+impl PodFacts {
+    /// The pod with what its volumes demand of a node: for each volume, terms of which one must hold.
+    #[must_use]
+    pub fn with_volumes(mut self, volumes: Vec<Vec<NodeTerm>>) -> Self {
+        self.demands.volumes = volumes;
+        self
     }
 }
 
@@ -169,6 +245,7 @@ fn demands(spec: &PodSpec) -> Demands {
         required: required.map(|required| required.node_selector_terms.iter().map(NodeTerm::of).collect()),
         preferred: preferred.unwrap_or_default().iter().map(|p| (p.weight, NodeTerm::of(&p.preference))).collect(),
         tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
+        volumes: Vec::new(),
     }
 }
 
@@ -229,8 +306,7 @@ fn terms(written: &[PodAffinityTerm], namespace: &str, labels: &Labels) -> Vec<T
         let mut names = term.namespaces.clone().unwrap_or_default();
         names.sort();
         let namespaces = match &term.namespace_selector {
-            // Namespaces' own labels are not known here: any selector stands for all of them.
-            Some(_) => Namespaces::All,
+            Some(selector) => Namespaces::Chosen(clauses(Some(selector)).unwrap_or_default(), names),
             None if names.is_empty() => Namespaces::These(vec![namespace.to_owned()]),
             None => Namespaces::These(names),
         };

@@ -10,26 +10,37 @@
 //! each check is a comparison of integers, because sums per node and counts per domain are kept up to date
 //! ([`derived`]).
 //!
-//! Deliberately absent: preemption, preferred pod affinity, volumes, namespace selectors by label (any stands for all).
+//! When no node fits, [`Snapshot::preempt`] says which pods of less priority would have to go, and where; such a place is
+//! then [held](Snapshot::nominate) against pods of no more priority.
+//!
+//! Deliberately absent: claims of dynamic resources, limits on volumes per node.
 //!
 //! Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/>.
 
 mod amounts;
 mod derived;
 mod facts;
+mod preempt;
+mod rebalance;
 mod refusal;
+#[cfg(test)]
+mod room_tests;
 mod score;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use amounts::Amounts;
-pub use facts::{NodeFacts, PodFacts};
+pub use facts::{GROUP_LABEL, GROUP_SIZE, NodeFacts, PodFacts};
+pub(crate) use preempt::HELD;
+pub use preempt::{Budget, Preemption};
 pub use refusal::{Reason, Refusal};
+pub use score::Strategy;
 
-use derived::{Derived, MISMATCH, TAINTED, UNSCHEDULABLE};
+use crate::selector::Labels;
+use derived::{Derived, MISMATCH, OUT_OF_REACH, TAINTED, UNSCHEDULABLE};
 use facts::{HostPort, collide};
 
 /// Nodes that fit beyond which the search for more may end.
@@ -67,6 +78,11 @@ pub struct Snapshot {
     stale: bool,
     /// Where the last search ended, so that all nodes get their turn.
     start: usize,
+    /// Places held for pods that wait for others to go, by the pod's key.
+    nominated: HashMap<String, Arc<PodFacts>>,
+    namespaces: Arc<HashMap<String, Labels>>,
+    /// Whether full or empty nodes are better.
+    pub strategy: Strategy,
 }
 
 /// What has to be looked up once per pod before nodes are checked.
@@ -80,6 +96,9 @@ struct Prepared {
     affinity: Vec<(usize, bool)>,
     anti: Vec<usize>,
     refusers: Vec<usize>,
+    /// Tally and weight of each preferred term.
+    preferred: Vec<(usize, i64)>,
+    wishers: Vec<usize>,
 }
 
 impl Snapshot {
@@ -176,18 +195,54 @@ impl Snapshot {
         self.by_name.len()
     }
 
+    /// Takes in a namespace's labels; `None` when it is gone.
+    pub fn put_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) {
+        if self.namespaces.get(name) == labels.as_ref() {
+            return;
+        }
+        let all = Arc::make_mut(&mut self.namespaces);
+        match labels {
+            Some(labels) => drop(all.insert(name.to_owned(), labels)),
+            None => drop(all.remove(name)),
+        }
+        self.stale = true;
+    }
+
+    /// Placed pods of a group.
+    pub fn group_count(&self, group: &str) -> usize {
+        let is_member = |placed: &&Placed| placed.facts.group.as_ref().is_some_and(|(name, _)| name == group);
+        self.pods.values().filter(is_member).count()
+    }
+
     /// Chooses a node for a pod and counts the pod there.
     ///
     /// # Errors
     /// Why no node would do.
     pub fn schedule(&mut self, pod: &PodFacts) -> Result<String, Refusal> {
-        self.refresh();
-        let prepared = self.prepare(pod);
-        let candidates = self.candidates(pod, &prepared);
-        let Some(best) = self.best(pod, &prepared, &candidates) else { return Err(self.refusal(pod, &prepared)) };
-        let name = self.nodes[best].facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default();
+        let held = self.nominated.get(&pod.key).and_then(|held| held.node.clone());
+        let lifted = self.lift_nominations(pod);
+        let chosen = self.choose(pod, held.as_deref());
+        self.restore_nominations(lifted);
+        let name = chosen?;
+        self.drop_nomination(&pod.key);
         self.put_pod(Arc::new(PodFacts { node: Some(name.clone()), ..pod.clone() }));
         Ok(name)
+    }
+
+    fn choose(&mut self, pod: &PodFacts, held: Option<&str>) -> Result<String, Refusal> {
+        self.refresh();
+        let prepared = self.prepare(pod);
+        // The place that others were made to leave.
+        if let Some(at) = held.and_then(|held| self.by_name.get(held)).filter(|at| self.fits(pod, &prepared, **at)) {
+            return Ok(self.name_of(*at));
+        }
+        let candidates = self.candidates(pod, &prepared);
+        let Some(best) = self.best(pod, &prepared, &candidates) else { return Err(self.refusal(pod, &prepared)) };
+        Ok(self.name_of(best))
+    }
+
+    fn name_of(&self, at: usize) -> String {
+        self.nodes[at].facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default()
     }
 
     /// Builds anew what is out of date or has grown too much.
@@ -195,7 +250,7 @@ impl Snapshot {
         if !self.stale && self.derived.cells() <= CELLS_MAX {
             return;
         }
-        self.derived = Derived::default();
+        self.derived = Derived::new(self.namespaces.clone(), &self.nodes);
         self.stale = false;
         for placed in self.pods.values_mut() {
             placed.label_set = self.derived.label_set_of(&placed.facts);
@@ -228,11 +283,14 @@ impl Snapshot {
             terms.iter().map(|term| derived.term_tally(term, nodes, placed())).collect()
         };
         let (with, anti) = (tallies(&pod.affinity), tallies(&pod.anti_affinity));
+        let preferred = pod.preferred.iter().map(|(weight, term)| (tallies(std::slice::from_ref(term))[0], *weight));
+        let preferred: Vec<_> = preferred.collect();
         // The first of a group that wants to be together has nobody to join.
         let is_first = |tally: usize| derived.tally(tally).counts.iter().all(|count| *count == 0);
         let may_start = with.iter().all(|tally| is_first(*tally) && derived.is_counted(label_set, *tally));
         let affinity = with.into_iter().map(|tally| (tally, may_start)).collect();
-        Prepared { shape, hard, soft, affinity, anti, refusers: derived.refusers(label_set) }
+        let (refusers, wishers) = (derived.refusers(label_set), derived.wishers(label_set));
+        Prepared { shape, hard, soft, affinity, anti, refusers, preferred, wishers }
     }
 
     /// Nodes that do, until there are enough to choose from.
@@ -273,19 +331,22 @@ impl Snapshot {
             return;
         };
         let verdict = self.derived.shape(prepared.shape).verdicts[at];
-        for (why, reason) in
-            [(UNSCHEDULABLE, Reason::Unschedulable), (TAINTED, Reason::Taint), (MISMATCH, Reason::Affinity)]
-        {
-            if verdict & why != 0 {
-                against(reason);
-                return;
-            }
+        let is_against =
+            |bits: &[(u8, Reason)]| bits.iter().find(|(why, _)| verdict & why != 0).map(|(_, r)| r.clone());
+        let first = [(UNSCHEDULABLE, Reason::Unschedulable), (TAINTED, Reason::Taint), (MISMATCH, Reason::Affinity)];
+        if let Some(reason) = is_against(&first) {
+            against(reason);
+            return;
         }
         if pod.ports.iter().any(|port| node.ports.iter().any(|taken| collide(port, taken))) {
             against(Reason::Ports);
             return;
         }
         if !has_room(pod, facts, &node.used, against) {
+            return;
+        }
+        if verdict & OUT_OF_REACH != 0 {
+            against(Reason::Volume);
             return;
         }
         for (tally, most) in &prepared.hard {

@@ -18,6 +18,8 @@ pub enum Reason {
     Pods,
     /// Too little of a resource.
     Insufficient(String),
+    /// A volume of the pod cannot be reached from there.
+    Volume,
     /// Would be spread too unevenly.
     Spread,
     /// Has no label to spread by.
@@ -39,6 +41,7 @@ impl fmt::Display for Reason {
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
             Self::Pods => "Too many pods",
             Self::Insufficient(resource) => return write!(f, "Insufficient {resource}"),
+            Self::Volume => "node(s) had volume node affinity conflict",
             Self::Spread => "node(s) didn't match pod topology spread constraints",
             Self::SpreadLabel => "node(s) didn't match pod topology spread constraints (missing required label)",
             Self::PodAffinity => "node(s) didn't match pod affinity rules",
@@ -55,6 +58,8 @@ pub struct Refusal {
     pub nodes: usize,
     /// For each reason, how many nodes.
     pub reasons: BTreeMap<Reason, usize>,
+    /// Nodes where making others go would not help, once that was looked at.
+    pub hopeless: Option<usize>,
 }
 
 impl fmt::Display for Refusal {
@@ -65,6 +70,13 @@ impl fmt::Display for Refusal {
         }
         let mut parts: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         parts.sort();
-        write!(f, "0/{} nodes are available: {}.", self.nodes, parts.join(", "))
+        write!(f, "0/{} nodes are available: {}.", self.nodes, parts.join(", "))?;
+        let Some(hopeless) = self.hopeless else { return Ok(()) };
+        let parts = [
+            (self.nodes.saturating_sub(hopeless), "No preemption victims found for incoming pod"),
+            (hopeless, "Preemption is not helpful for scheduling"),
+        ];
+        let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}"));
+        write!(f, " preemption: 0/{} nodes are available: {}.", self.nodes, parts.collect::<Vec<_>>().join(", "))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn node(name: &str, zone: &str, extra: Value) -> NodeFacts {
+pub(super) fn node(name: &str, zone: &str, extra: Value) -> NodeFacts {
     let mut node = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": name}},
@@ -19,7 +19,7 @@ fn node(name: &str, zone: &str, extra: Value) -> NodeFacts {
     NodeFacts::of(&serde_json::from_value::<Node>(node).unwrap())
 }
 
-fn pod(name: &str, extra: Value) -> PodFacts {
+pub(super) fn pod(name: &str, extra: Value) -> PodFacts {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
         "spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "500m", "memory": "64Mi"}}}]},
@@ -28,7 +28,7 @@ fn pod(name: &str, extra: Value) -> PodFacts {
     PodFacts::of(&serde_json::from_value::<Pod>(pod).unwrap())
 }
 
-fn merge(into: &mut Value, from: Value) {
+pub(super) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
@@ -40,7 +40,7 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// Three nodes in three zones.
-fn three() -> Snapshot {
+pub(super) fn three() -> Snapshot {
     let mut snapshot = Snapshot::default();
     for (name, zone) in [("a", "1"), ("b", "2"), ("c", "3")] {
         snapshot.put_node(node(name, zone, json!({})));
