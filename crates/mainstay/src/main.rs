@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod down;
 mod fault;
+mod gateway;
 mod instance;
 mod node;
 mod pki;
@@ -54,6 +55,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Status(args) => return Ok(small_runtime()?.block_on(status::run(&args))?),
         Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
         Command::Fault(args) => fault::run(&args)?,
+        Command::Gateway(args) => return gateway::run(*args),
         Command::Demo { program } => mainstay_demo::run(program)?,
         Command::Server(args) => {
             log_to_stderr();

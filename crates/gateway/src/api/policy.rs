@@ -44,6 +44,15 @@ pub(crate) struct TrafficPolicySpec {
     pub(crate) conversion: Option<Conversion>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) priority: Option<Priority>,
+    pub(crate) split: Option<Split>,
+}
+
+/// How requests are divided over a rule's weighted backends.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Split {
+    /// Requests with the same key go to the same backend (grey release by user); exact turns if empty.
+    pub(crate) hash_on: Vec<KeyPart>,
 }
 
 /// How an endpoint is chosen.

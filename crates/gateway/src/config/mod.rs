@@ -31,6 +31,7 @@ use std::path::PathBuf;
 pub(crate) use compile::{Compiled, Options, compile};
 pub(crate) use objects::Objects;
 use source::Place;
+pub(crate) use upstreams::names;
 
 /// Why a configuration could not be read at all.
 #[derive(Debug, thiserror::Error)]

@@ -242,16 +242,19 @@ pub(super) fn rule_settings<T>(
         stream_idle: limit(timeouts.stream_idle, default.stream_idle),
         retry,
         limits,
-        concurrency: first(&policies, |it| it.concurrency.as_ref()).map(|it| ConcurrencySettings {
-            max: it.max,
-            pending: it.pending.unwrap_or(0),
-            pending_timeout: time(it.pending_timeout, Duration::from_secs(1)),
-            adaptive: it.adaptive.as_ref().map(|it| AdaptiveSettings {
-                min: it.min.unwrap_or(4).max(1),
-                max: it.max.unwrap_or(1024).max(1),
-                tolerance_percent: it.tolerance_percent.unwrap_or(100),
-            }),
-        }),
+        concurrency: policies.iter().find_map(|policy| Some((*policy, policy.spec.concurrency.as_ref()?))).map(
+            |(policy, it)| ConcurrencySettings {
+                key: policy.key.to_string(),
+                max: it.max,
+                pending: it.pending.unwrap_or(0),
+                pending_timeout: time(it.pending_timeout, Duration::from_secs(1)),
+                adaptive: it.adaptive.as_ref().map(|it| AdaptiveSettings {
+                    min: it.min.unwrap_or(4).max(1),
+                    max: it.max.unwrap_or(1024).max(1),
+                    tolerance_percent: it.tolerance_percent.unwrap_or(100),
+                }),
+            },
+        ),
         degradation: degradation.map(|(policy, it)| degradation_settings(policy, it)).transpose()?,
         cache: first(&policies, |it| it.cache.as_ref()).map(|it| CacheSettings {
             bytes_max: it.bytes_max.unwrap_or(64 << 20),
@@ -270,6 +273,7 @@ pub(super) fn rule_settings<T>(
         grpc_web: first(&policies, |it| it.conversion.as_ref()).is_some_and(|it| it.grpc_web),
         priority: first(&policies, |it| it.priority.as_ref()).copied().unwrap_or_default(),
         session: rule.session_persistence.as_ref().map(session),
+        split_on: first(&policies, |it| it.split.as_ref()).map(|it| it.hash_on.clone()).unwrap_or_default(),
         grpc: context.grpc,
     };
     Ok((settings, fallback))

@@ -253,7 +253,7 @@ fn endpoint(address: SocketAddr, weight: u32, zone: Option<&str>, priority: u8) 
 }
 
 /// Names that must be looked up before compiling.
-pub(super) fn names(objects: &super::Objects) -> Vec<String> {
+pub(crate) fn names(objects: &super::Objects) -> Vec<String> {
     let services = objects.services.values().filter_map(|it| it.spec.external_name.clone());
     let backends = objects.backends.values().flat_map(|it| &it.spec.endpoints).filter_map(|it| {
         let host = it.address.rsplit_once(':')?.0;

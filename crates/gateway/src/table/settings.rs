@@ -55,6 +55,8 @@ pub(crate) struct RuleSettings {
     pub(crate) grpc_web: bool,
     pub(crate) priority: Priority,
     pub(crate) session: Option<SessionSettings>,
+    /// What a split is by; turns if empty.
+    pub(crate) split_on: KeyParts,
     /// gRPC errors are answered as gRPC answers them.
     pub(crate) grpc: bool,
 }
@@ -75,6 +77,7 @@ impl Default for RuleSettings {
             grpc_web: false,
             priority: Priority::Normal,
             session: None,
+            split_on: Vec::new(),
             grpc: false,
         }
     }
@@ -152,6 +155,8 @@ impl LimitSettings {
 /// A bulkhead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConcurrencySettings {
+    /// The policy: rules under it share one gate.
+    pub(crate) key: String,
     pub(crate) max: Option<u32>,
     pub(crate) pending: u32,
     pub(crate) pending_timeout: Duration,
