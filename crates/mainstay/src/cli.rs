@@ -43,6 +43,11 @@ pub enum Command {
         after_help = "Examples:\n  mainstay fault kill node/node-2     its link goes down and every process on it dies\n  mainstay fault pause pod/shop/front-6d5f-x2x7z\n  mainstay fault isolate zone/zone-b\n  mainstay fault ls\n  mainstay fault heal node/node-2"
     )]
     Fault(FaultArgs),
+    /// A traffic gateway, configured with Gateway API files
+    #[command(
+        after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"
+    )]
+    Gateway(Box<crate::gateway::GatewayArgs>),
     /// Programs to try Mainstay with: the example shop, and a test server that misbehaves when told to
     Demo {
         /// Which program.

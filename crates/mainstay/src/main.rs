@@ -10,6 +10,7 @@ mod client;
 mod down;
 mod encryption;
 mod fault;
+mod gateway;
 mod instance;
 mod node;
 mod pki;
@@ -57,6 +58,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Status(args) => return Ok(small_runtime()?.block_on(status::run(&args))?),
         Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
         Command::Fault(args) => fault::run(&args)?,
+        Command::Gateway(args) => return gateway::run(*args),
         Command::Demo { program } => mainstay_demo::run(program)?,
         Command::Snapshot(args) => small_runtime()?.block_on(snapshot::run(&args))?,
         Command::Secrets(args) => small_runtime()?.block_on(encryption::run(&args))?,
