@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
@@ -82,8 +82,13 @@ impl Api {
     /// A `kube::Client` for a part inside this process: the same code path as a remote call, without a socket.
     pub fn client(self: &Arc<Self>, user: User) -> kube::Client {
         let api = self.clone();
-        let service = service_fn(move |request: Request<kube::client::Body>| {
+        // The part's name in `managedFields`: `kube-scheduler` of `system:kube-scheduler`.
+        let agent = HeaderValue::from_str(user.name.rsplit(':').next().unwrap_or_default()).ok();
+        let service = service_fn(move |mut request: Request<kube::client::Body>| {
             let (api, user) = (api.clone(), user.clone());
+            if let Some(agent) = &agent {
+                request.headers_mut().insert(header::USER_AGENT, agent.clone());
+            }
             async move { Ok::<Response<Body>, BodyError>(api.handle(request, Some(user)).await) }
         });
         kube::Client::new(service, "default")

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use mainstay_model::apply::manager_of_user_agent;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
@@ -54,6 +55,8 @@ impl Api {
             Target::Path(path) => return self.path(&path, request.uri().query(), request.headers()).await,
         };
         call.user = Arc::new(user);
+        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        call.agent = manager_of_user_agent(agent.unwrap_or_default());
         if proxy::answers(call.subresource.as_deref()) {
             return proxy::forward(self, &call, request.map(reply::boxed)).await;
         }
@@ -132,7 +135,7 @@ impl Api {
             (_, Some("scale")) => (StatusCode::OK, rest::scale(self, call, media_type, &body).await?),
             (Verb::Get, _) => (StatusCode::OK, rest::get(self, call).await?),
             (Verb::Update, _) => (StatusCode::OK, rest::update(self, call, media_type, &body).await?),
-            (Verb::Patch, _) => (StatusCode::OK, rest::patch(self, call, media_type, &body).await?),
+            (Verb::Patch, _) => rest::patch(self, call, media_type, &body).await?,
             _ => return Err(ApiError::method_not_allowed()),
         };
         let value = match form {

@@ -62,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// Who calls.
     pub(crate) user: Arc<User>,
+    /// The program that calls, as its `User-Agent` names it.
+    pub(crate) agent: String,
     /// What the caller should be told besides the answer; shared by all calls a request leads to.
     pub(crate) warnings: Warnings,
     /// What the audit log is told besides; shared like the warnings.
@@ -122,6 +124,7 @@ impl Call {
             rest: String::new(),
             query: Query::default(),
             user: Arc::new(User::internal("system:apiserver")),
+            agent: "kube-apiserver".to_owned(),
             warnings: Warnings::default(),
             notes: Notes::default(),
         }
@@ -130,6 +133,11 @@ impl Call {
     /// The object's name, which calls on one object always have.
     pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
+    }
+
+    /// The field manager of what is written: as the caller says, or the name of its program.
+    pub(crate) fn manager(&self) -> &str {
+        self.query.get("fieldManager").unwrap_or(&self.agent)
     }
 
     /// The key of the object in the store.
@@ -260,8 +268,8 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
         return Err(ApiError::method_not_allowed());
     }
     let (resource, user, warnings) = (resource.clone(), Arc::new(User::anonymous()), Warnings::default());
-    let notes = Notes::default();
-    let call = Call { verb, resource, namespace, name, subresource, rest, query, user, warnings, notes };
+    let (agent, notes) = (String::new(), Notes::default());
+    let call = Call { verb, resource, namespace, name, subresource, rest, query, user, agent, warnings, notes };
     Ok(Target::Resource(Box::new(call)))
 }
 

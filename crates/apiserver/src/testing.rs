@@ -99,14 +99,27 @@ impl World {
         body: &Value,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let text = if body.is_null() { String::new() } else { body.to_string() };
         let media_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let headers = [&[("content-type", media_type)], headers].concat();
+        self.call_raw(user, method, path, &text, &headers).await
+    }
+
+    /// A request with any body, whose media type is among the headers.
+    pub(crate) async fn call_raw(
+        &self,
+        user: Option<User>,
+        method: &str,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(path);
-        request = request.header("content-type", media_type);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.api.handle(request.body(Full::new(bytes)).unwrap(), user).await;
+        let body = Full::new(Bytes::from(body.to_owned()));
+        let response = self.api.handle(request.body(body).unwrap(), user).await;
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes)));

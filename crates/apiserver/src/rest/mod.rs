@@ -4,12 +4,16 @@
 //! validation → compare-and-swap in the store. A patch is an update whose new object is computed from the stored one and
 //! is computed again when somebody else was faster.
 
+mod apply;
+#[cfg(test)]
+mod apply_tests;
 mod create;
 mod delete;
 mod eviction;
 mod list;
 mod object;
 mod options;
+mod owners;
 mod resize;
 mod scale;
 mod shape;
