@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
 
+use crate::admission::Bundles;
 use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
 use crate::follow::Followed;
@@ -49,6 +50,7 @@ pub struct Api {
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
+    pub(crate) bundles: Bundles,
 }
 
 impl Api {
@@ -60,6 +62,7 @@ impl Api {
             tokens: settings.tokens.clone().map(Tokens::new),
             authoriser: Authoriser::new(&store),
             followed: Followed::new(&store),
+            bundles: Bundles::default(),
             store,
             settings,
             addresses,

@@ -52,6 +52,9 @@ impl Api {
         };
         call.user = Arc::new(user);
         if proxy::answers(call.subresource.as_deref()) {
+            if call.subresource.as_deref() != Some("log") {
+                admission::connect(self, &call, call.query.to_options(&call)).await?;
+            }
             return proxy::forward(self, &call, request.map(reply::boxed)).await;
         }
         let permit = self.limits.enter(call.verb)?;
