@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
 
+use crate::admission::Bundles;
 use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
 use crate::follow::Followed;
@@ -53,6 +54,7 @@ pub struct Api {
     pub(crate) followed: Followed,
     pub(crate) maintenance: OnceLock<Maintenance>,
     pub(crate) summaries: Summaries,
+    pub(crate) bundles: Bundles,
 }
 
 impl Api {
@@ -64,6 +66,7 @@ impl Api {
             tokens: settings.tokens.clone().map(Tokens::new),
             authoriser: Authoriser::new(&store),
             followed: Followed::new(&store),
+            bundles: Bundles::default(),
             store,
             settings,
             addresses,

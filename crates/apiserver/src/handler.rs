@@ -58,6 +58,9 @@ impl Api {
         let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         call.agent = manager_of_user_agent(agent.unwrap_or_default());
         if proxy::answers(call.subresource.as_deref()) {
+            if call.subresource.as_deref() != Some("log") {
+                admission::connect(self, &call, call.query.to_options(&call)).await?;
+            }
             return proxy::forward(self, &call, request.map(reply::boxed)).await;
         }
         let permit = self.limits.enter(call.verb)?;

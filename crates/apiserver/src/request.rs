@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, Uri, header};
 use mainstay_model::protobuf;
+use mainstay_model::resource::Subresource;
 use mainstay_model::status::ApiError;
+use serde_json::{Value, json};
 
 use crate::authn::User;
 use crate::registry::{Catalogue, Served};
@@ -172,6 +174,21 @@ impl Query {
     /// A parameter's value, unless it is missing or empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The parameters as the options object of a subresource that opens a connection, for example PodExecOptions.
+    pub(crate) fn to_options(&self, call: &Call) -> Value {
+        let shape = Subresource::of(call.subresource.as_deref().unwrap_or_default(), &call.resource);
+        let mut options = json!({"kind": shape.kind, "apiVersion": shape.group_version});
+        for (name, value) in &self.0 {
+            options[name] = match (name.as_str(), value.as_str()) {
+                ("command", value) => json!([value]),
+                (_, "true" | "1") => json!(true),
+                (_, "false" | "0") => json!(false),
+                (_, value) => json!(value),
+            };
+        }
+        options
     }
 
     /// A boolean parameter: `true` and `1` are true.

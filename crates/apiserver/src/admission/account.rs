@@ -15,6 +15,7 @@ use crate::rest;
 const DEFAULT: &str = "default";
 /// Where programs look for their token.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const VOLUME_PREFIX: &str = "kube-api-access-";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How long a token lives before the node asks for a new one.
 const TOKEN_SECONDS: u32 = 3607;
@@ -42,7 +43,12 @@ pub(super) async fn mutate(api: &Api, review: Review<'_>, pod: &mut Value) -> Re
     }
     let wanted = spec["automountServiceAccountToken"].as_bool().or(account["automountServiceAccountToken"].as_bool());
     if api.settings.mount_tokens && wanted != Some(false) {
-        mount(spec, &format!("kube-api-access-{}", meta::random_suffix(fastrand::u64(..))));
+        // When a webhook added a container, the volume is there already.
+        let own = |volume: &&Value| volume["name"].as_str().is_some_and(|name| name.starts_with(VOLUME_PREFIX));
+        let known = meta::list_at(spec, "volumes").iter().find(own).and_then(|volume| volume["name"].as_str());
+        let name =
+            known.map_or_else(|| format!("{VOLUME_PREFIX}{}", meta::random_suffix(fastrand::u64(..))), str::to_owned);
+        mount(spec, &name);
     }
     Ok(())
 }
@@ -70,7 +76,8 @@ fn mount(spec: &mut Value, volume: &str) {
             }
         }
     }
-    if used {
+    let there = meta::list_at(spec, "volumes").iter().any(|other| other["name"] == volume);
+    if used && !there {
         let sources = json!([
             {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_SECONDS}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},

@@ -23,6 +23,7 @@ mod quota;
 mod runtime_class;
 mod storage_protection;
 mod tolerations;
+mod webhook;
 
 use mainstay_model::meta;
 use mainstay_model::status::ApiError;
@@ -32,6 +33,8 @@ use crate::api::Api;
 use crate::authz;
 use crate::request::Call;
 
+pub(crate) use webhook::Bundles;
+
 /// What a write does to an object, in the words of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -39,7 +42,6 @@ pub(crate) enum Operation {
     Update,
     Delete,
     /// A subresource that opens a connection: exec, attach, port-forward, proxy.
-    #[allow(dead_code, reason = "connections are not reviewed yet")]
     Connect,
 }
 
@@ -88,7 +90,27 @@ pub(crate) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) ->
             _ => {}
         }
     }
+    // A binding is the scheduler's word about where, and no change of the pod that anybody could review.
+    if review.call.subresource.as_deref() == Some("binding") {
+        return Ok(());
+    }
+    let changed = webhook::mutate(api, review, object).await?;
+    if changed && review.operation == Operation::Create && review.whole() == Some("Pod") {
+        // What webhooks added, such as sidecars, gets what every container gets.
+        limit_ranger::mutate(api, review, object).await?;
+        account::mutate(api, review, object).await?;
+    }
     Ok(())
+}
+
+/// Asks about a subresource that opens a connection, with its options as the object.
+///
+/// # Errors
+/// What the first webhook that refuses says.
+pub(crate) async fn connect(api: &Api, call: &Call, mut options: Value) -> Result<(), ApiError> {
+    let review = Review { call, operation: Operation::Connect, old: None, dry_run: false };
+    webhook::mutate(api, review, &mut options).await?;
+    webhook::validate(api, review, &options).await
 }
 
 /// Asks the plugins whether `object` may be stored, or with [`Operation::Delete`] `review.old` be deleted.
@@ -104,6 +126,12 @@ pub(crate) async fn validate(api: &Api, review: Review<'_>, object: &Value) -> R
             written(api, review, kind, object).await?;
         }
         _ => {}
+    }
+    if review.operation == Operation::Delete {
+        webhook::mutate(api, review, &mut Value::Null).await?;
+    }
+    if review.call.subresource.as_deref() != Some("binding") {
+        webhook::validate(api, review, object).await?;
     }
     quota::validate(api, review, object).await
 }
