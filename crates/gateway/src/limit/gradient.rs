@@ -1,8 +1,9 @@
 //! A concurrency limit that follows latency (after Netflix's concurrency-limits, "gradient"). Pure.
 //!
 //! While answers take as long as the best of late, the limit grows by about its square root per window; when they take
-//! longer than tolerated, it shrinks by the ratio. The best is forgotten slowly, so that a service that became slower for
-//! good is not starved for ever.
+//! longer than tolerated, it shrinks by the ratio. What is best is measured anew every half minute, at a quarter of the limit
+//! for one window (as Envoy's adaptive concurrency does): a best that is only ever remembered would go stale, and one that is
+//! slowly forgotten would let an overload that lasts raise the limit.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use crate::table::settings::AdaptiveSettings;
 /// A window's length, and the fewest answers in one that say anything.
 const WINDOW: Duration = Duration::from_millis(100);
 const SAMPLES_MIN: u32 = 10;
-/// Share by which the best latency is forgotten per window: doubles in about a minute.
-const FORGET: f64 = 1.001;
+/// Windows until the best is measured for the first time, and from then on.
+const FIRST_PROBE: u32 = 10;
+const NEXT_PROBE: u32 = 300;
 
 /// The limit.
 #[derive(Debug)]
@@ -24,18 +26,35 @@ pub(crate) struct Gradient {
     samples: u32,
     peak: u32,
     since: Instant,
+    /// Windows until the next probe.
+    probe_in: u32,
+    /// The limit to go back to after a probe.
+    probing: Option<f64>,
 }
 
 impl Gradient {
     /// Starts at a moderate limit.
     pub(crate) fn new(settings: AdaptiveSettings, now: Instant) -> Self {
         let limit = f64::from(settings.min.max(20).min(settings.max));
-        Self { settings, limit, best_s: f64::INFINITY, sum_s: 0.0, samples: 0, peak: 0, since: now }
+        Self {
+            settings,
+            limit,
+            best_s: f64::INFINITY,
+            sum_s: 0.0,
+            samples: 0,
+            peak: 0,
+            since: now,
+            probe_in: FIRST_PROBE,
+            probing: None,
+        }
     }
 
     /// Requests that may run at once.
     pub(crate) fn limit(&self) -> u32 {
-        self.limit as u32
+        match self.probing {
+            Some(limit) => (limit / 4.0).max(f64::from(self.settings.min)) as u32,
+            None => self.limit as u32,
+        }
     }
 
     /// Takes in an answer: how long it took, and how many ran at once.
@@ -47,7 +66,12 @@ impl Gradient {
             return;
         }
         let mean = (self.sum_s / f64::from(self.samples)).max(1e-6);
-        self.best_s = (self.best_s * FORGET).min(mean);
+        if self.probing.take().is_some() {
+            self.best_s = mean;
+            (self.sum_s, self.samples, self.peak, self.since) = (0.0, 0, 0, now);
+            return;
+        }
+        self.best_s = self.best_s.min(mean);
         let tolerated = self.best_s * (1.0 + f64::from(self.settings.tolerance_percent) / 100.0);
         let gradient = (tolerated / mean).clamp(0.5, 1.0);
         // A limit that is not used says nothing about whether more would be good.
@@ -56,6 +80,10 @@ impl Gradient {
         let wanted = self.limit * gradient + room;
         self.limit = wanted.clamp(f64::from(self.settings.min), f64::from(self.settings.max));
         (self.sum_s, self.samples, self.peak, self.since) = (0.0, 0, 0, now);
+        self.probe_in -= 1;
+        if self.probe_in == 0 {
+            (self.probe_in, self.probing) = (NEXT_PROBE, Some(self.limit));
+        }
     }
 }
 
