@@ -1,20 +1,23 @@
 //! The state all requests share.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
 
+use crate::admission::Bundles;
 use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
 use crate::follow::Followed;
 use crate::limits::Limits;
+use crate::maintenance::Maintenance;
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
 use crate::service_ip::ServiceAddresses;
+use crate::usage::Summaries;
 
 /// What the API server is told at start.
 #[derive(Clone)]
@@ -33,6 +36,10 @@ pub struct Settings {
     pub tokens: Option<Arc<TokenKeys>>,
     /// The certificate of the authority that signed this server's, in PEM: what pods verify it by.
     pub authority: Option<String>,
+    /// Whether pods get a volume with a token of their account; their node must be able to fill it.
+    pub mount_tokens: bool,
+    /// How long pods that do not say tolerate a node that does not answer, in seconds; `None`: not at all.
+    pub toleration_seconds: Option<i64>,
 }
 
 /// The API server: cheap to clone, shared by every connection and by the parts inside the server process.
@@ -45,6 +52,9 @@ pub struct Api {
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
+    pub(crate) maintenance: OnceLock<Maintenance>,
+    pub(crate) summaries: Summaries,
+    pub(crate) bundles: Bundles,
 }
 
 impl Api {
@@ -56,19 +66,32 @@ impl Api {
             tokens: settings.tokens.clone().map(Tokens::new),
             authoriser: Authoriser::new(&store),
             followed: Followed::new(&store),
+            bundles: Bundles::default(),
             store,
             settings,
             addresses,
             limits: Limits::default(),
             registry: Registry::default(),
+            maintenance: OnceLock::new(),
+            summaries: Summaries::default(),
         })
+    }
+
+    /// Answers `/maintenance/*` from now on; only the first call counts.
+    pub fn allow_maintenance(&self, maintenance: Maintenance) {
+        let _ = self.maintenance.set(maintenance);
     }
 
     /// A `kube::Client` for a part inside this process: the same code path as a remote call, without a socket.
     pub fn client(self: &Arc<Self>, user: User) -> kube::Client {
         let api = self.clone();
-        let service = service_fn(move |request: Request<kube::client::Body>| {
+        // The part's name in `managedFields`: `kube-scheduler` of `system:kube-scheduler`.
+        let agent = HeaderValue::from_str(user.name.rsplit(':').next().unwrap_or_default()).ok();
+        let service = service_fn(move |mut request: Request<kube::client::Body>| {
             let (api, user) = (api.clone(), user.clone());
+            if let Some(agent) = &agent {
+                request.headers_mut().insert(header::USER_AGENT, agent.clone());
+            }
             async move { Ok::<Response<Body>, BodyError>(api.handle(request, Some(user)).await) }
         });
         kube::Client::new(service, "default")

@@ -13,6 +13,20 @@ use crate::rest;
 
 const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
 
+/// The classes of what the cluster itself cannot do without.
+const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
+
 /// Creates what is missing and brings the endpoint of the `kubernetes` service up to date. May be repeated.
 ///
 /// # Errors
@@ -22,6 +36,10 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
         ensure(api, "Namespace", None, json!({"metadata": {"name": namespace}})).await?;
     }
     authz::reconcile_defaults(api).await?;
+    for (name, value, description) in PRIORITY_CLASSES {
+        let class = json!({"metadata": {"name": name}, "value": value, "description": description});
+        ensure(api, "PriorityClass", None, class).await?;
+    }
     let settings = &api.settings;
     let address = Ipv4Addr::from(u32::from(settings.service_range) + 1);
     let service = json!({
@@ -39,11 +57,6 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
         "ports": [{"name": "https", "port": settings.advertise.port(), "protocol": "TCP"}],
     });
     ensure(api, "EndpointSlice", Some("default"), slice).await
-}
-
-/// Does what the server has to do by itself, until the future is dropped.
-pub async fn keep(api: &Api) -> std::convert::Infallible {
-    authz::aggregate(api).await
 }
 
 /// Creates the object, or replaces it where an EndpointSlice says something else.

@@ -85,11 +85,6 @@ impl<V: View> Follower<V> {
             let _ = tokio::time::timeout(SETTLE_MAX, seen.wait_for(|seen| *seen >= revision)).await;
         }
     }
-
-    /// Tells of every change.
-    pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
-        self.shared.seen.subscribe()
-    }
 }
 
 async fn list<V: View>(

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use mainstay_model::apply::manager_of_user_agent;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
+use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::authn::{self, User};
 use crate::authz::{self, Attributes};
 use crate::limits::BODY_BYTES_MAX;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Accepted, Call, Form, Target, Verb};
-use crate::{discovery, openapi, proxy, rest, watch};
+use crate::{discovery, maintenance, openapi, proxy, rest, usage, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -47,10 +49,18 @@ impl Api {
         let catalogue = self.registry.now();
         let mut call = match request::parse(request.method(), request.uri(), &catalogue)? {
             Target::Resource(call) => *call,
+            Target::Path(path) if maintenance::is_path(&path) => {
+                return maintenance::answer(self, request.method(), &path).await;
+            }
             Target::Path(path) => return self.path(&path, request.uri().query(), request.headers()).await,
         };
         call.user = Arc::new(user);
+        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        call.agent = manager_of_user_agent(agent.unwrap_or_default());
         if proxy::answers(call.subresource.as_deref()) {
+            if call.subresource.as_deref() != Some("log") {
+                admission::connect(self, &call, call.query.to_options(&call)).await?;
+            }
             return proxy::forward(self, &call, request.map(reply::boxed)).await;
         }
         let permit = self.limits.enter(call.verb)?;
@@ -104,6 +114,7 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let media_type = media_type(headers);
         let (code, value) = match (call.verb, call.subresource.as_deref()) {
+            _ if call.resource.group == usage::GROUP => (StatusCode::OK, usage::answer(self, call, form).await?),
             (Verb::List, _) => (StatusCode::OK, rest::list(self, call, form).await?),
             (Verb::DeleteCollection, _) => {
                 (StatusCode::OK, rest::delete_collection(self, call, media_type, &body).await?)
@@ -117,6 +128,8 @@ impl Api {
             }
             (_, Some("token")) => {
                 let request = rest::parse_body(media_type, &body)?;
+                let review = Review { call, operation: Operation::Create, old: None, dry_run: false };
+                admission::validate(self, review, &request).await?;
                 (StatusCode::CREATED, authn::token_request(self, call, request).await?)
             }
             (Verb::Create, None) => rest::create(self, call, media_type, &body).await?,
@@ -125,7 +138,7 @@ impl Api {
             (_, Some("scale")) => (StatusCode::OK, rest::scale(self, call, media_type, &body).await?),
             (Verb::Get, _) => (StatusCode::OK, rest::get(self, call).await?),
             (Verb::Update, _) => (StatusCode::OK, rest::update(self, call, media_type, &body).await?),
-            (Verb::Patch, _) => (StatusCode::OK, rest::patch(self, call, media_type, &body).await?),
+            (Verb::Patch, _) => rest::patch(self, call, media_type, &body).await?,
             _ => return Err(ApiError::method_not_allowed()),
         };
         let value = match form {
@@ -169,13 +182,10 @@ impl Api {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
             return Ok(response);
         }
-        let value = match path {
-            "/openapi/v3" => openapi::index(&self.registry.now()),
-            path if path.starts_with("/openapi/v3/") => {
-                openapi::group(&self.registry.now(), &path["/openapi/v3/".len()..])?
-            }
-            path => discovery::answer(path, headers, &self.registry.now(), &self.settings)?,
-        };
+        if path.starts_with("/openapi/") {
+            return openapi::answer(&self.registry.now(), path, headers);
+        }
+        let value = discovery::answer(path, headers, &self.registry.now(), &self.settings)?;
         let mut response = reply::json(StatusCode::OK, &value);
         // Clients tell aggregated discovery from the plain one by the media type of the answer.
         if value["kind"] == "APIGroupDiscoveryList" {

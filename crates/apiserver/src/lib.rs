@@ -22,6 +22,7 @@ mod discovery;
 mod follow;
 mod handler;
 mod limits;
+mod maintenance;
 mod openapi;
 mod proxy;
 mod registry;
@@ -32,9 +33,11 @@ mod server;
 mod service_ip;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod watch;
 
 pub use api::{Api, Settings};
 pub use authn::{KeyError, TokenKeys, User};
-pub use bootstrap::{bootstrap, keep};
+pub use bootstrap::bootstrap;
+pub use maintenance::Maintenance;
 pub use server::{ServeError, TlsFiles, serve};

@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use mainstay_model::apply::View;
+use mainstay_model::protobuf::schema_type;
 use mainstay_model::resource::{self, Resource};
 
 /// A resource that requests may be about. Cheap to clone.
@@ -34,6 +36,13 @@ impl Served {
     /// they know nothing of it, as for custom resources, whose kind may be anything, and for the second face of events.
     pub(crate) fn rules(&self) -> &str {
         if self.group == "events.k8s.io" { "" } else { &self.kind }
+    }
+}
+
+impl Served {
+    /// How its objects divide into fields that can be owned.
+    pub(crate) fn view(&self) -> View<'_> {
+        View::built_in(schema_type(&self.api_version(), &self.kind))
     }
 }
 

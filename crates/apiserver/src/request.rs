@@ -2,12 +2,14 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, Uri, header};
 use mainstay_model::protobuf;
+use mainstay_model::resource::Subresource;
 use mainstay_model::status::ApiError;
+use serde_json::{Value, json};
 
 use crate::authn::User;
 use crate::registry::{Catalogue, Served};
@@ -62,8 +64,12 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// Who calls.
     pub(crate) user: Arc<User>,
+    /// The program that calls, as its `User-Agent` names it.
+    pub(crate) agent: String,
     /// What the caller should be told besides the answer; shared by all calls a request leads to.
     pub(crate) warnings: Warnings,
+    /// What the audit log is told besides; shared like the warnings.
+    pub(crate) notes: Notes,
 }
 
 /// Warnings for the caller, which become `Warning` headers.
@@ -90,6 +96,24 @@ impl Warnings {
     }
 }
 
+/// Annotations of a request for the audit log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Notes {
+    /// Adds an annotation; the first under a key stays.
+    pub(crate) fn annotate(&self, key: &str, value: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+
+    /// All so far.
+    #[allow(dead_code, reason = "the audit log comes next")]
+    pub(crate) fn take(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Call {
     /// A call the server makes by itself on a collection.
     pub(crate) fn internal(verb: Verb, resource: Served, namespace: Option<&str>) -> Self {
@@ -102,13 +126,20 @@ impl Call {
             rest: String::new(),
             query: Query::default(),
             user: Arc::new(User::internal("system:apiserver")),
+            agent: "kube-apiserver".to_owned(),
             warnings: Warnings::default(),
+            notes: Notes::default(),
         }
     }
 
     /// The object's name, which calls on one object always have.
     pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
+    }
+
+    /// The field manager of what is written: as the caller says, or the name of its program.
+    pub(crate) fn manager(&self) -> &str {
+        self.query.get("fieldManager").unwrap_or(&self.agent)
     }
 
     /// The key of the object in the store.
@@ -143,6 +174,21 @@ impl Query {
     /// A parameter's value, unless it is missing or empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The parameters as the options object of a subresource that opens a connection, for example PodExecOptions.
+    pub(crate) fn to_options(&self, call: &Call) -> Value {
+        let shape = Subresource::of(call.subresource.as_deref().unwrap_or_default(), &call.resource);
+        let mut options = json!({"kind": shape.kind, "apiVersion": shape.group_version});
+        for (name, value) in &self.0 {
+            options[name] = match (name.as_str(), value.as_str()) {
+                ("command", value) => json!([value]),
+                (_, "true" | "1") => json!(true),
+                (_, "false" | "0") => json!(false),
+                (_, value) => json!(value),
+            };
+        }
+        options
     }
 
     /// A boolean parameter: `true` and `1` are true.
@@ -239,7 +285,9 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
         return Err(ApiError::method_not_allowed());
     }
     let (resource, user, warnings) = (resource.clone(), Arc::new(User::anonymous()), Warnings::default());
-    Ok(Target::Resource(Box::new(Call { verb, resource, namespace, name, subresource, rest, query, user, warnings })))
+    let (agent, notes) = (String::new(), Notes::default());
+    let call = Call { verb, resource, namespace, name, subresource, rest, query, user, agent, warnings, notes };
+    Ok(Target::Resource(Box::new(call)))
 }
 
 /// What of a path lies behind so many of its parts, as it was written.

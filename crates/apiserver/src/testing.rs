@@ -20,7 +20,6 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub(crate) struct World {
     pub(crate) api: Arc<Api>,
     _directory: tempfile::TempDir,
-    _keeper: tokio::task::JoinHandle<()>,
 }
 
 /// An answer: code, headers, body.
@@ -78,12 +77,12 @@ impl World {
             agents: None,
             tokens: Some(Arc::new(TokenKeys::ephemeral(ISSUER).unwrap())),
             authority: Some("an authority".to_owned()),
+            mount_tokens: false,
+            toleration_seconds: None,
         };
         let api = Api::new(Arc::new(store), settings);
         bootstrap(&api).await.unwrap();
-        let kept = api.clone();
-        let keeper = tokio::spawn(async move { match crate::keep(&kept).await {} });
-        Self { api, _directory: directory, _keeper: keeper }
+        Self { api, _directory: directory }
     }
 
     /// A request as `user`, or with `None` as somebody whose connection says nothing.
@@ -100,14 +99,27 @@ impl World {
         body: &Value,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let text = if body.is_null() { String::new() } else { body.to_string() };
         let media_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let headers = [&[("content-type", media_type)], headers].concat();
+        self.call_raw(user, method, path, &text, &headers).await
+    }
+
+    /// A request with any body, whose media type is among the headers.
+    pub(crate) async fn call_raw(
+        &self,
+        user: Option<User>,
+        method: &str,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(path);
-        request = request.header("content-type", media_type);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.api.handle(request.body(Full::new(bytes)).unwrap(), user).await;
+        let body = Full::new(Bytes::from(body.to_owned()));
+        let response = self.api.handle(request.body(body).unwrap(), user).await;
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes)));

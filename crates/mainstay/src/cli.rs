@@ -1,5 +1,7 @@
 //! The command line: what people type.
 
+mod state;
+
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
@@ -7,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{FaultKind, Target};
 use crate::instance::DEFAULT_DATA_DIR;
+
+pub use state::{SecretsArgs, SecretsVerb, ServerArgs, SnapshotArgs, SnapshotVerb, StoreArgs};
 
 /// Keeps services up: a Kubernetes-compatible platform in one binary.
 #[derive(Debug, Parser)]
@@ -39,15 +43,30 @@ pub enum Command {
         after_help = "Examples:\n  mainstay fault kill node/node-2     its link goes down and every process on it dies\n  mainstay fault pause pod/shop/front-6d5f-x2x7z\n  mainstay fault isolate zone/zone-b\n  mainstay fault ls\n  mainstay fault heal node/node-2"
     )]
     Fault(FaultArgs),
+    /// A traffic gateway, configured with Gateway API files
+    #[command(
+        after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"
+    )]
+    Gateway(Box<crate::gateway::GatewayArgs>),
     /// Programs to try Mainstay with: the example shop, and a test server that misbehaves when told to
     Demo {
         /// Which program.
         #[command(subcommand)]
         program: mainstay_demo::DemoCommand,
     },
-    /// The control plane (started by `up`)
-    #[command(hide = true)]
-    Server(DataDir),
+    /// Save the control plane's state to a file, and restore it
+    #[command(
+        after_help = "Examples:\n  mainstay snapshot save /backup/state.snap\n  mainstay snapshot status /backup/state.snap\n  mainstay snapshot restore /backup/state.snap --data-dir /var/lib/mainstay"
+    )]
+    Snapshot(SnapshotArgs),
+    /// Encryption of Secrets at rest: its keys
+    #[command(after_help = "Examples:\n  mainstay secrets status\n  mainstay secrets rotate")]
+    Secrets(SecretsArgs),
+    /// The control plane alone; `up` starts one by itself
+    #[command(
+        after_help = "Examples:\n  mainstay server --api 10.0.0.5:6443 --store etcd://10.0.0.1:2379,10.0.0.2:2379\n  mainstay server --api 127.0.0.1:6443 --data-dir /tmp/control-plane    state in a file, no nodes"
+    )]
+    Server(ServerArgs),
     /// A node's agent (started by `up`)
     #[command(hide = true)]
     Node(NodeArgs),

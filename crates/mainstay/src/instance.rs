@@ -7,6 +7,7 @@
 //! kubeconfig           for people, mode 0600
 //! pki/                 authority, certificates, keys
 //! store/               the control plane's state
+//! encryption.yaml      what of it is encrypted, and the keys, mode 0600
 //! nodes/node-1/        one node's pods
 //! logs/                server.log, node-1.log, supervisor.log
 //! run/                 process ids and locks; faults in force
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 /// Where the data directory is unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/mainstay";
+
+/// The network of nodes, pods and services unless told otherwise.
+pub const DEFAULT_NETWORK: &str = "10.90.0.0/16";
 
 /// Why the data directory could not be used.
 #[derive(Debug, thiserror::Error)]

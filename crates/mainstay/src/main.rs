@@ -8,13 +8,17 @@
 mod cli;
 mod client;
 mod down;
+mod encryption;
 mod fault;
+mod gateway;
 mod instance;
 mod node;
 mod pki;
 mod progress;
 mod reaper;
 mod server;
+mod snapshot;
+mod state;
 mod status;
 mod up;
 
@@ -55,13 +59,16 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Status(args) => return Ok(small_runtime()?.block_on(status::run(&args))?),
         Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
         Command::Fault(args) => fault::run(&args)?,
+        Command::Gateway(args) => return gateway::run(*args),
         Command::Demo { program } => mainstay_demo::run(program)?,
+        Command::Snapshot(args) => small_runtime()?.block_on(snapshot::run(&args))?,
+        Command::Secrets(args) => small_runtime()?.block_on(encryption::run(&args))?,
         Command::Server(args) => {
             log_to_stderr();
-            let instance = Instance::load(&args.data_dir)?;
+            let instance = server::instance(&args)?;
             let runtime = Builder::new_multi_thread().worker_threads(SERVER_THREADS).enable_all().build()?;
             runtime.spawn(give_back_code());
-            let result = prepare(&runtime).block_on(server::run(instance));
+            let result = prepare(&runtime).block_on(server::run(instance, &args));
             // What is still running is only waiting; nothing acknowledged is lost by not waiting for it.
             runtime.shutdown_background();
             result?;
@@ -104,7 +111,9 @@ fn prepare(runtime: &Runtime) -> &Runtime {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSTAY_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // Not even a word about a line that cannot be written: on a full disk that word would end the process.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    log.log_internal_errors(false).init();
 }
 
 /// Now and then gives back the code that only the start, or a rare task, needed.

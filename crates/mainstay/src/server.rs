@@ -1,26 +1,32 @@
 //! `mainstay server`: the control plane in one process.
 //!
-//! Flow: open the store → the API over it → controllers, scheduler and the host's service rules through in-process clients →
+//! Flow: open the state (a file, or etcd; encryption over it) → the API over it → controllers, scheduler and the host's service rules through in-process clients →
 //! serve HTTPS to everybody else, until SIGTERM.
+//!
+//! With `--api` it is a control plane without nodes of its own: no bridge, no service rules, its own certificates.
 
 use std::io;
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 
-use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap, keep};
+use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap};
 use mainstay_model::status::ApiError;
-use mainstay_store::EmbeddedStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::instance::{Instance, InstanceError};
-use crate::pki::{self, Pair, authority_file};
+use crate::cli::ServerArgs;
+use crate::instance::{DEFAULT_NETWORK, Instance, InstanceError};
+use crate::pki::{self, Pair, PkiError, authority_file};
+use crate::state::{self, StateError};
 
 /// Addresses at the beginning of the service range that are for fixed services, such as DNS.
 const RESERVED_SERVICES: u32 = 16;
+/// Pods get a token volume as soon as the nodes' agents fill such volumes and a controller publishes the authority in
+/// every namespace.
+const MOUNT_TOKENS: bool = false;
 /// Who signs ServiceAccount tokens, as everywhere that nothing else was chosen.
 const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -30,9 +36,12 @@ pub enum ServerError {
     /// The instance.
     #[error(transparent)]
     Instance(#[from] InstanceError),
-    /// The store.
+    /// The certificates of a control plane of its own.
     #[error(transparent)]
-    Store(#[from] mainstay_store::Error),
+    Pki(#[from] PkiError),
+    /// The store and its encryption.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// An address could not be listened on.
     #[error("cannot listen on {address}: {source}; choose another port with --api")]
     Listen {
@@ -63,15 +72,35 @@ pub enum ServerError {
     Signals(io::Error),
 }
 
+/// The instance to serve: that of the data directory, or with `--api` one without nodes.
+///
+/// # Errors
+/// When there is none, or it cannot be made.
+pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
+    let loaded = Instance::load(&args.data.data_dir);
+    let Some(api) = args.api else { return Ok(loaded?) };
+    let instance = match loaded {
+        Ok(instance) => Instance { api, ..instance },
+        Err(InstanceError::Missing(data_dir)) => {
+            Instance { data_dir, api, network: DEFAULT_NETWORK.to_owned(), nodes: 0, zones: 1 }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    instance.save()?;
+    pki::prepare(&instance)?;
+    Ok(instance)
+}
+
 /// Runs the control plane until SIGTERM.
 ///
 /// # Errors
 /// See [`ServerError`].
-pub async fn run(instance: Instance) -> Result<(), ServerError> {
+pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Signals)?;
     let plan = instance.plan().map_err(InstanceError::from)?;
-    let inner = instance.inner_api().map_err(InstanceError::from)?;
-    let store = EmbeddedStore::open(&instance.data_dir.join("store"), mainstay_store::Settings::default())?;
+    let alone = instance.nodes == 0;
+    let inner = if alone { instance.api } else { instance.inner_api().map_err(InstanceError::from)? };
+    let state = state::open(&instance, args).await?;
     let settings = Settings {
         service_range: plan.service_range().address,
         service_prefix: plan.service_range().prefix,
@@ -80,8 +109,11 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
         agents: Some(Arc::new(agent_credentials(&instance)?)),
         tokens: Some(Arc::new(token_keys(&instance)?)),
         authority: std::fs::read_to_string(authority_file(&instance.pki())).ok(),
+        mount_tokens: MOUNT_TOKENS,
+        toleration_seconds: None,
     };
-    let api = Api::new(Arc::new(store), settings);
+    let api = Api::new(state.store, settings);
+    api.allow_maintenance(state.maintenance);
     bootstrap(&api).await?;
     let mut listeners = vec![listen(inner).await?];
     if instance.api != inner {
@@ -103,11 +135,10 @@ pub async fn run(instance: Instance) -> Result<(), ServerError> {
     let client = |name: &str| api.client(User::internal(name));
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
-        never = keep(&api) => match never {},
         () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
-        () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host) => {}
+        () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host), if !alone => {}
         _ = terminate.recv() => {}
     }
     Ok(())

@@ -109,7 +109,7 @@ pub struct Field {
 /// A named type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Type {
-    /// Its fields.
+    /// Its fields, by name.
     pub fields: Vec<Field>,
     /// Whether server-side apply owns its objects as a whole.
     pub atomic: bool,
@@ -121,7 +121,9 @@ static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
         .filter_map(|line| {
             let (name, rest) = line.split_once(' ')?;
             let (name, mark) = name.split_once('@').unwrap_or((name, ""));
-            Some((name, Type { fields: rest.split(' ').filter_map(parse_field).collect(), atomic: mark == "atomic" }))
+            let mut fields: Vec<Field> = rest.split(' ').filter_map(parse_field).collect();
+            fields.sort_unstable_by_key(|field| field.name);
+            Some((name, Type { fields, atomic: mark == "atomic" }))
         })
         .collect()
 });
@@ -176,6 +178,14 @@ fn parse_shape(text: &'static str) -> Shape {
     })
 }
 
+impl Type {
+    /// One of its fields.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let place = self.fields.binary_search_by(|field| field.name.cmp(name)).ok()?;
+        Some(&self.fields[place])
+    }
+}
+
 /// A type such as `Pod` or `PodSpec`; nothing for one the schema does not know.
 pub fn named(type_name: &str) -> Option<&'static Type> {
     TYPES.get(type_name)
@@ -188,7 +198,7 @@ pub fn fields(type_name: &str) -> Option<&'static [Field]> {
 
 /// One field of a type.
 pub fn field(type_name: &str, name: &str) -> Option<&'static Field> {
-    fields(type_name)?.iter().find(|field| field.name == name)
+    named(type_name)?.field(name)
 }
 
 /// Faults of type and missing required fields in an object of a built-in kind. Empty for kinds the schema does not know.

@@ -20,6 +20,7 @@ use crate::pod::worker::{Desired, Worker};
 use crate::registration::{self, Machine};
 use crate::server;
 use crate::services::{Role, ServiceNetwork};
+use crate::stats::{self, Stats};
 
 /// Workers that ended are looked for at least this often.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -44,6 +45,7 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
         events: Events::start(config.client.clone(), &config.name),
         addresses: Mutex::new(Addresses::new(config.pod_cidr)),
         views: Mutex::default(),
+        stats: Stats::default(),
         config,
     });
     let config = &context.config;
@@ -56,6 +58,7 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
     // The server, so that logs and exec work as soon as there are pods.
     let (listener, acceptor) = server::bind(&context).await.map_err(NodeError::Server)?;
     tokio::spawn(server::serve(context.clone(), listener, acceptor));
+    tokio::spawn(stats::sample(context.clone()));
 
     // What a former agent left behind goes on, with or without an API server.
     let mut manager = Manager { context: context.clone(), workers: HashMap::new() };

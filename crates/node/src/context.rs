@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::Cache;
 use mainstay_model::quantity::Quantity;
@@ -14,6 +15,7 @@ use crate::events::Events;
 use crate::pod::clock::Clock;
 use crate::registration::Machine;
 use crate::services::ServiceNetwork;
+use crate::stats::Stats;
 
 /// What all parts of one agent share.
 pub struct Context {
@@ -31,6 +33,8 @@ pub struct Context {
     pub events: Events,
     /// The pods' addresses.
     pub addresses: Mutex<Addresses>,
+    /// What the pods use.
+    pub stats: Stats,
     /// The pods as the agent's server sees them, by uid.
     pub views: Mutex<HashMap<String, PodView>>,
 }
@@ -53,6 +57,8 @@ pub struct ContainerView {
     pub attempt: u32,
     /// Its id, while it runs.
     pub running: Option<String>,
+    /// Since when it runs.
+    pub since: Option<Timestamp>,
     /// It ran at least once, so that there may be a log.
     pub has_run: bool,
     /// It has a standard input.

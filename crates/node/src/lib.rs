@@ -28,6 +28,7 @@ pub mod registration;
 pub mod report;
 pub mod server;
 pub mod services;
+pub mod stats;
 mod tls;
 pub mod volumes;
 

@@ -1,10 +1,31 @@
 //! Admission: what may change or refuse a write after it is authorised and before it is stored.
 //!
 //! Flow of a write: decode → defaults → [`mutate`] → what the server itself keeps → validation → [`validate`] → store.
-//! Both see a [`Review`] of the write. A plugin is one file here, called from one line in the two functions.
+//! Both see a [`Review`] of the write. A plugin is one file here, called from one line in the two functions, in the order
+//! of kube-apiserver: webhooks see what the plugins made, and quotas count what the webhooks left.
+//!
+//! Guarantees: what the server writes by itself (bindings, figures of quotas) passes the same way, as the server.
 //!
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/>.
 
+mod account;
+mod account_secret;
+mod certificates;
+mod claim_resize;
+mod default_class;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod node_taints;
+mod pod_security;
+mod priority;
+mod quota;
+mod runtime_class;
+mod storage_protection;
+mod tolerations;
+mod webhook;
+
+use mainstay_model::meta;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
@@ -12,9 +33,10 @@ use crate::api::Api;
 use crate::authz;
 use crate::request::Call;
 
+pub(crate) use webhook::Bundles;
+
 /// What a write does to an object, in the words of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "plugins that look at it arrive one by one")]
 pub(crate) enum Operation {
     Create,
     Update,
@@ -25,7 +47,6 @@ pub(crate) enum Operation {
 
 /// A write under review. The caller, the resource and the query are in `call`.
 #[derive(Debug, Clone, Copy)]
-#[allow(dead_code, reason = "plugins that look at it arrive one by one")]
 pub(crate) struct Review<'a> {
     pub(crate) call: &'a Call,
     pub(crate) operation: Operation,
@@ -34,13 +55,62 @@ pub(crate) struct Review<'a> {
     pub(crate) dry_run: bool,
 }
 
+impl Review<'_> {
+    /// The kind that is written, where it is the object itself and not a part of it.
+    fn whole(&self) -> Option<&str> {
+        self.call.subresource.is_none().then(|| self.call.resource.rules())
+    }
+}
+
 /// Lets the plugins change `object`; for a deletion it is null.
 ///
 /// # Errors
 /// What the first plugin that refuses says.
-#[allow(clippy::unused_async)]
-pub(crate) async fn mutate(_api: &Api, _review: Review<'_>, _object: &mut Value) -> Result<(), ApiError> {
+pub(crate) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) -> Result<(), ApiError> {
+    if review.operation == Operation::Create {
+        match review.whole() {
+            Some("Pod") => {
+                limit_ranger::mutate(api, review, object).await?;
+                account::mutate(api, review, object).await?;
+                priority::mutate(api, review, object).await?;
+                if let Some(seconds) = api.settings.toleration_seconds {
+                    tolerations::mutate(seconds, object);
+                }
+                runtime_class::mutate(api, review, object).await?;
+            }
+            Some("Node") => node_taints::mutate(object),
+            Some("Secret") => account_secret::mutate(api, review, object).await?,
+            Some(kind @ ("PersistentVolumeClaim" | "PersistentVolume")) => {
+                if kind == "PersistentVolumeClaim" {
+                    default_class::storage(api, object).await?;
+                }
+                storage_protection::mutate(kind, object);
+            }
+            Some("Ingress") => default_class::ingress(api, object).await?,
+            _ => {}
+        }
+    }
+    // A binding is the scheduler's word about where, and no change of the pod that anybody could review.
+    if review.call.subresource.as_deref() == Some("binding") {
+        return Ok(());
+    }
+    let changed = webhook::mutate(api, review, object).await?;
+    if changed && review.operation == Operation::Create && review.whole() == Some("Pod") {
+        // What webhooks added, such as sidecars, gets what every container gets.
+        limit_ranger::mutate(api, review, object).await?;
+        account::mutate(api, review, object).await?;
+    }
     Ok(())
+}
+
+/// Asks about a subresource that opens a connection, with its options as the object.
+///
+/// # Errors
+/// What the first webhook that refuses says.
+pub(crate) async fn connect(api: &Api, call: &Call, mut options: Value) -> Result<(), ApiError> {
+    let review = Review { call, operation: Operation::Connect, old: None, dry_run: false };
+    webhook::mutate(api, review, &mut options).await?;
+    webhook::validate(api, review, &options).await
 }
 
 /// Asks the plugins whether `object` may be stored, or with [`Operation::Delete`] `review.old` be deleted.
@@ -48,8 +118,69 @@ pub(crate) async fn mutate(_api: &Api, _review: Review<'_>, _object: &mut Value)
 /// # Errors
 /// What the first plugin that refuses says.
 pub(crate) async fn validate(api: &Api, review: Review<'_>, object: &Value) -> Result<(), ApiError> {
-    if matches!(review.operation, Operation::Create | Operation::Update) {
-        authz::check_escalation(api, review.call, review.old, object).await?;
+    node_restriction::validate(api, review, object).await?;
+    match (review.operation, review.call.resource.rules()) {
+        (Operation::Delete, "Namespace") if review.whole().is_some() => namespace_lifecycle::validate(review)?,
+        (Operation::Create | Operation::Update, kind) => {
+            authz::check_escalation(api, review.call, review.old, object).await?;
+            written(api, review, kind, object).await?;
+        }
+        _ => {}
+    }
+    if review.operation == Operation::Delete {
+        webhook::mutate(api, review, &mut Value::Null).await?;
+    }
+    if review.call.subresource.as_deref() != Some("binding") {
+        webhook::validate(api, review, object).await?;
+    }
+    quota::validate(api, review, object).await
+}
+
+/// The plugins for what is created or changed.
+async fn written(api: &Api, review: Review<'_>, kind: &str, object: &Value) -> Result<(), ApiError> {
+    let (whole, new) = (review.whole().is_some(), review.operation == Operation::Create);
+    match kind {
+        "Pod" if whole && new => limit_ranger::validate(api, review, object).await?,
+        "Pod" if review.call.subresource.as_deref() == Some("resize") => {
+            limit_ranger::validate(api, review, object).await?;
+        }
+        "PersistentVolumeClaim" if whole => {
+            limit_ranger::validate(api, review, object).await?;
+            claim_resize::validate(api, review, object).await?;
+        }
+        "PriorityClass" => priority::validate(api, review, object).await?,
+        "CertificateSigningRequest" => certificates::validate(api, review, object).await?,
+        "Namespace" if whole => pod_security::validate_namespace(api, review, object).await?,
+        _ => {}
+    }
+    if pod_security::concerns(&review.call.resource) && (whole || kind == "Pod") {
+        pod_security::validate(api, review, object).await?;
     }
     Ok(())
 }
+
+/// Takes back what [`validate`] did for an object that was not stored after all.
+pub(crate) async fn undo(api: &Api, review: Review<'_>, object: &Value) {
+    if let Err(error) = quota::undo(api, review, object).await {
+        tracing::warn!(%error.message, "could not give back to a quota; its controller will");
+    }
+}
+
+/// 403 about the object of a review, in kube-apiserver's words.
+fn forbidden(review: Review<'_>, object: &Value, why: &str) -> ApiError {
+    let resource = &review.call.resource;
+    let generated = || meta::str_at(object, "metadata.generateName");
+    let name = Some(meta::name(object)).filter(|name| !name.is_empty()).or_else(generated);
+    ApiError::forbidden(&resource.group, &resource.plural, name.unwrap_or(review.call.name()), why)
+}
+
+/// One sentence as it is, several in brackets.
+fn one_or_list(sentences: &[String]) -> String {
+    match sentences {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

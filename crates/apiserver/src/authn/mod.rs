@@ -24,7 +24,7 @@ use mainstay_model::status::ApiError;
 pub(crate) use impersonate::impersonate;
 pub(crate) use review::{self_subject_review, token_review};
 pub use token::{KeyError, TokenKeys};
-pub(crate) use token::{Tokens, discovery_document, request as token_request};
+pub(crate) use token::{Tokens, discovery_document, legacy_token, request as token_request};
 pub use user::User;
 pub(crate) use user::{
     ANONYMOUS, AUTHENTICATED, CREDENTIAL_ID, MASTERS, UNAUTHENTICATED, account_groups, account_of, account_user,

@@ -1,12 +1,11 @@
 //! Aggregation: a ClusterRole with an `aggregationRule` has the rules of all ClusterRoles that its selectors choose.
 //!
-//! Flow: any change of a role wakes the loop; for each collecting role the rules are computed anew and written where they
-//! differ. Roles may collect from collecting roles, [`DEPTH_MAX`] deep.
+//! Done once, before the server answers, for the default roles; afterwards a controller does it whenever a role changes.
+//! Roles may collect from collecting roles, [`DEPTH_MAX`] deep.
 //!
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#aggregated-clusterroles>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
@@ -20,26 +19,8 @@ use crate::api::Api;
 use crate::request::{Call, Verb};
 use crate::rest;
 
-/// How long to wait after a write that failed.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// How deep roles may collect from collecting roles.
 const DEPTH_MAX: usize = 8;
-
-/// Keeps collecting roles up to date.
-pub(crate) async fn aggregate(api: &Api) -> Infallible {
-    let mut changes = api.authoriser.policies.changes();
-    loop {
-        changes.borrow_and_update();
-        if let Err(error) = once(api).await {
-            tracing::warn!(%error.message, "cannot aggregate the rules of cluster roles; trying again");
-            tokio::time::sleep(RETRY).await;
-        } else if changes.changed().await.is_err() {
-            // The sender lives as long as `api`.
-            std::future::pending::<()>().await;
-        }
-    }
-}
 
 /// Brings all collecting roles up to date.
 ///

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use mainstay_model::status::ApiError;
 use mainstay_store::{Revision, Store};
 
-pub(crate) use aggregate::aggregate;
 pub(crate) use attributes::Attributes;
 pub(crate) use defaults::reconcile as reconcile_defaults;
 pub(crate) use escalation::check as check_escalation;

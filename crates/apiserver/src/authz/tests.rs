@@ -69,20 +69,6 @@ async fn nobody_grants_what_he_does_not_have() {
 }
 
 #[tokio::test]
-async fn aggregated_roles_follow_their_parts() {
-    let world = World::new().await;
-    let part = json!({"metadata": {"name": "crd-view", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
-        "rules": [{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"]}]});
-    world.post(&format!("{RBAC}/clusterroles"), part).await;
-    let since = std::time::Instant::now();
-    // Through view and edit to admin.
-    while !world.get(&format!("{RBAC}/clusterroles/admin")).await.to_string().contains("widgets") {
-        assert!(since.elapsed().as_secs() < 20, "admin never got the rule");
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
 async fn reviews_answer_what_requests_would() {
     let world = World::new().await;
     world.namespace("shop", json!({})).await;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mainstay_model::status::ApiError;
@@ -25,6 +25,8 @@ use crate::reply::{self, Body, BodyError};
 
 /// Time to reach somebody.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for a short answer.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time until an answer begins.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -137,6 +139,30 @@ pub(super) async fn exchange(
         }
     });
     Ok(response)
+}
+
+/// The body of the answer to a GET.
+///
+/// # Errors
+/// 503 when nobody answers, or something else than 200; 504 when not in time.
+pub(super) async fn fetch(place: &Place, path: &str, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let stream = place.connect().await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| place.unreachable(&error))?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(path).header(header::HOST, place.address.0.to_string());
+    let request = request.body(named(reply::full(Bytes::new()))).map_err(ApiError::internal)?;
+    let answered = async {
+        let answer = sender.send_request(request).await.map_err(|error| place.unreachable(&error))?;
+        if answer.status() != StatusCode::OK {
+            return Err(place.unreachable(&answer.status()));
+        }
+        let body = Limited::new(answer.into_body(), bytes_max).collect().await;
+        body.map(Collected::to_bytes).map_err(|error| place.unreachable(&error))
+    };
+    let result = timeout(FETCH_TIMEOUT, answered).await;
+    driver.abort();
+    result.map_err(|_| ApiError::new(504, "Timeout", format!("{} did not answer in time", place.who)))?
 }
 
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, switches: bool) {

@@ -13,14 +13,16 @@ mod program;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use mainstay_model::resource::known;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
+use self::carry::Place;
 use crate::api::Api;
 use crate::reply::Body;
-use crate::request::Call;
+use crate::request::{Call, Query, Verb};
 use crate::rest;
 
 /// Whether somebody else answers this subresource.
@@ -41,15 +43,37 @@ pub(crate) async fn forward(api: &Arc<Api>, call: &Call, request: Request<Body>)
 }
 
 /// Another object, as the server itself sees it.
-async fn object(api: &Api, call: &Call, kind: &str, namespace: Option<&str>, name: &str) -> Result<Value, ApiError> {
+pub(crate) async fn object(
+    api: &Api,
+    call: &Call,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<Value, ApiError> {
     let other = Call {
         resource: known(kind).into(),
         namespace: namespace.map(str::to_owned),
         name: Some(name.to_owned()),
         subresource: None,
+        verb: Verb::Get,
+        query: Query::default(),
         ..call.clone()
     };
     rest::get(api, &other).await
+}
+
+/// What a node's agent answers to a GET, if that is 200 and no longer than `bytes_max`.
+///
+/// # Errors
+/// 503 and 504 when it does not answer.
+pub(crate) async fn ask_agent(api: &Api, node: &Value, path: &str, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let (address, port) = agent(node)?;
+    let ip = address.parse().map_err(ApiError::internal)?;
+    let tls = api.settings.agents.clone();
+    let tls = tls.ok_or_else(|| ApiError::unavailable("this server has no credentials for nodes"))?;
+    let name = node["metadata"]["name"].as_str().unwrap_or_default();
+    let place = Place { address: (ip, port), tls: Some(tls), who: format!("node {name} at {address}:{port}") };
+    carry::fetch(&place, path, bytes_max).await
 }
 
 /// Where a node's agent answers: its address and port.

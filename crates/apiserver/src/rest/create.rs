@@ -8,6 +8,7 @@ use mainstay_store::{Error as StoreError, Expect};
 use serde_json::{Value, json};
 
 use super::object::{encode, meta, meta_mut, parse_object};
+use super::owners;
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
@@ -24,14 +25,31 @@ pub(crate) async fn create(
     media_type: &str,
     body: &[u8],
 ) -> Result<(StatusCode, Value), ApiError> {
-    let mut object = parse_object(call, media_type, body)?;
+    owners::check_options(call, false)?;
+    let object = parse_object(call, media_type, body)?;
+    make(api, call, object, false).await
+}
+
+/// Creates an object that was applied, and comes with its owners.
+pub(super) async fn create_applied(api: &Api, call: &Call, object: Value) -> Result<(StatusCode, Value), ApiError> {
+    make(api, call, object, true).await
+}
+
+async fn make(api: &Api, call: &Call, mut object: Value, is_applied: bool) -> Result<(StatusCode, Value), ApiError> {
     let resource = &call.resource;
     check_envelope(call, &mut object)?;
+    let given = owners::take(&mut object);
     decode::check(call, &mut object, Unknown::of(call)?)?;
     if let Some(namespace) = call.namespace.as_deref() {
         namespace_takes_objects(api, call, namespace).await?;
     }
     defaults::apply_defaults(resource.rules(), &mut object);
+    strategy::fold(resource, &mut object);
+    if is_applied {
+        owners::put(&mut object, given.unwrap_or(Value::Null));
+    } else {
+        owners::begin(api, call, &mut object, given)?;
+    }
     let review = Review { call, operation: Operation::Create, old: None, dry_run: call.query.dry_run()? };
     admission::mutate(api, review, &mut object).await?;
     strategy::prepare_create(api, call, &mut object).await?;
@@ -65,8 +83,13 @@ async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Valu
     }
     match strategy::put(api, resource, &key, encode(resource, object), Expect::Absent).await {
         Ok(entry) => Ok(decode_entry(resource, &entry)),
-        Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(&resource.group, &resource.plural, name)),
-        Err(error) => Err(store_error(call, error)),
+        Err(error) => {
+            admission::undo(api, review, object).await;
+            Err(match error {
+                StoreError::Conflict { .. } => ApiError::already_exists(&resource.group, &resource.plural, name),
+                error => store_error(call, error),
+            })
+        }
     }
 }
 
@@ -104,7 +127,7 @@ fn check_envelope(call: &Call, object: &mut Value) -> Result<(), ApiError> {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let metadata = meta_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.remove(field);
     }
     Ok(())

@@ -4,12 +4,16 @@
 //! validation → compare-and-swap in the store. A patch is an update whose new object is computed from the stored one and
 //! is computed again when somebody else was faster.
 
+mod apply;
+#[cfg(test)]
+mod apply_tests;
 mod create;
 mod delete;
 mod eviction;
 mod list;
 mod object;
 mod options;
+mod owners;
 mod resize;
 mod scale;
 mod shape;
@@ -24,7 +28,7 @@ pub(crate) use list::{Filter, list, select};
 pub(crate) use object::{decode_entry, new_uid, parse_body};
 pub(crate) use options::ListOptions;
 pub(crate) use scale::scale;
-pub(crate) use shape::{shape_one, table_of, to_form};
+pub(crate) use shape::{list_of, shape_one, table_of, to_form};
 pub(crate) use subresource::{bind, bind_named};
 pub(crate) use update::{change, patch, update};
 
@@ -68,7 +72,12 @@ pub(crate) fn store_error(call: &Call, error: StoreError) -> ApiError {
         }
         StoreError::Busy => ApiError::too_many_requests(error.to_string(), 1),
         StoreError::ValueTooLarge { max, .. } => ApiError::too_large(max),
-        StoreError::DiskFull { .. } | StoreError::Closed => ApiError::unavailable(error.to_string()),
+        // No time to try again: somebody must make room first (RFC 4918 section 11.5).
+        StoreError::DiskFull { .. } | StoreError::EtcdFull => {
+            ApiError::new(507, "InsufficientStorage", error.to_string())
+        }
+        StoreError::Closed => ApiError::unavailable(error.to_string()),
+        StoreError::Storage { ref source, .. } => ApiError::internal(format!("store: {error}: {source}")),
         error => ApiError::internal(format!("store: {error}")),
     }
 }

@@ -2,22 +2,32 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/kubernetes-api/autoscaling-resources/scale-v1/>.
 
+use mainstay_model::apply::{self as field_owners, Write};
 use mainstay_model::patch as patches;
 use mainstay_model::selector::LabelSelector;
 use mainstay_model::status::{ApiError, FieldError, FieldErrorKind};
 use serde_json::{Value, json};
 
+use super::apply;
 use super::object::parse_body;
-use super::update::{change, patch_error};
+use super::owners::{self, Owners};
+use super::update::{change_as, patch_error};
 use crate::api::Api;
 use crate::request::{Call, Verb};
 
 /// GET, PUT and PATCH of `scale`.
 pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let is_apply = media_type == apply::MEDIA_TYPE;
+    if call.verb != Verb::Get {
+        owners::check_options(call, is_apply)?;
+    }
     // The change itself is one of the object's main resource, so that generation and validation apply.
     let whole = Call { subresource: None, ..call.clone() };
     if call.verb == Verb::Get {
         return super::get(api, &whole).await.map(|object| view(&object));
+    }
+    if is_apply {
+        return apply_scale(api, call, &whole, body).await;
     }
     let given = match call.verb {
         Verb::Update => parse_body(media_type, body)?,
@@ -26,7 +36,7 @@ pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8])
             .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?,
     };
     let media_type = media_type.to_owned();
-    let object = change(api, &whole, |old| {
+    let object = change_as(api, &whole, Owners::Track("scale"), |old| {
         let mut new = old.clone();
         let wanted = match call.verb {
             Verb::Update => given.clone(),
@@ -40,6 +50,23 @@ pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8])
             new["metadata"]["resourceVersion"] = json!(revision);
         }
         Ok(new)
+    })
+    .await?;
+    Ok(view(&object))
+}
+
+/// An applied Scale is an applied object of which only the number of replicas counts.
+async fn apply_scale(api: &Api, call: &Call, whole: &Call, body: &[u8]) -> Result<Value, ApiError> {
+    let applied = apply::configuration(call, body)?;
+    apply::check_kind(&applied, "Scale")?;
+    let (version, metadata) = (whole.resource.api_version(), &applied["metadata"]);
+    let mut config = json!({"apiVersion": version, "kind": whole.resource.kind, "metadata": metadata});
+    if !applied["spec"]["replicas"].is_null() {
+        config["spec"]["replicas"] = json!(replicas(call, &applied)?);
+    }
+    let object = change_as(api, whole, Owners::Applied, |old| {
+        let applied = |write: &Write<'_>| field_owners::apply(write, Some(old), &config, call.query.flag("force"));
+        owners::with_write(api, whole, "scale", applied).map_err(|error| ApiError::from(&error))
     })
     .await?;
     Ok(view(&object))

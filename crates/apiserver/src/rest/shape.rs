@@ -16,7 +16,7 @@ pub(crate) struct Objects {
 }
 
 /// Puts objects and the metadata of their list together.
-pub(super) fn list_of(items: Vec<Value>, metadata: Value) -> Objects {
+pub(crate) fn list_of(items: Vec<Value>, metadata: Value) -> Objects {
     Objects { items, metadata }
 }
 

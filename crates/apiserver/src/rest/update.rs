@@ -1,5 +1,6 @@
 //! PUT and PATCH, on objects and on their `status` and `finalize` subresources.
 
+use http::StatusCode;
 use mainstay_model::patch::{self as patches, PatchError, PatchType};
 use mainstay_model::status::ApiError;
 use mainstay_model::{defaults, validate};
@@ -8,7 +9,8 @@ use serde_json::Value;
 
 use super::create::check_kind;
 use super::object::{encode, meta, meta_mut, parse_object};
-use super::{decode_entry, store_error, strategy};
+use super::owners::{self, Owners};
+use super::{apply, decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::decode::{self, Unknown};
@@ -19,6 +21,7 @@ const CONFLICT_TRIES: usize = 32;
 
 /// PUT: the body replaces the object; its `resourceVersion`, if given, must be the stored one.
 pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    owners::check_options(call, false)?;
     let mut given = parse_object(call, media_type, body)?;
     check_kind(&call.resource, &mut given)?;
     let name = meta(&given, "name");
@@ -31,21 +34,37 @@ pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]
     change(api, call, |_| Ok(given.clone())).await
 }
 
-/// PATCH: JSON, merge or strategic merge patch by media type.
-pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+/// What PATCH takes.
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    apply::MEDIA_TYPE,
+];
+
+/// PATCH: JSON, merge or strategic merge patch, or apply, by media type.
+pub(crate) async fn patch(
+    api: &Api,
+    call: &Call,
+    media_type: &str,
+    body: &[u8],
+) -> Result<(StatusCode, Value), ApiError> {
+    owners::check_options(call, media_type == apply::MEDIA_TYPE)?;
+    if media_type == apply::MEDIA_TYPE {
+        return apply::apply(api, call, body).await;
+    }
     let kind = call.resource.rules();
     let patch: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
-    let known =
-        ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
     let patch_type = PatchType::from_content_type(media_type);
-    let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, &known))?;
-    change(api, call, |old| {
+    let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, PATCHES))?;
+    let new = change(api, call, |old| {
         let mut new = patches::apply(patch_type, kind, old, &patch).map_err(|error| patch_error(&error))?;
         check_kind(&call.resource, &mut new)?;
         Ok(new)
     })
-    .await
+    .await?;
+    Ok((StatusCode::OK, new))
 }
 
 /// A patch that does not fit the object is the object's fault (422), one that cannot be read the patch's (400).
@@ -59,10 +78,20 @@ pub(super) fn patch_error(error: &PatchError) -> ApiError {
     }
 }
 
-/// Reads, computes the new object, writes if nobody was faster; else all over again.
+/// Reads, computes the new object, writes if nobody was faster; else all over again. The caller owns what it changes.
 pub(crate) async fn change(
     api: &Api,
     call: &Call,
+    compute: impl Fn(&Value) -> Result<Value, ApiError>,
+) -> Result<Value, ApiError> {
+    change_as(api, call, Owners::of(call), compute).await
+}
+
+/// As [`change`], and says what becomes of the owners of the object's fields.
+pub(super) async fn change_as(
+    api: &Api,
+    call: &Call,
+    owners: Owners<'_>,
     compute: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
     let resource = &call.resource;
@@ -74,11 +103,13 @@ pub(crate) async fn change(
         let old = decode_entry(resource, &entry);
         let mut new = compute(&old)?;
         check_preconditions(call, &old, &new)?;
+        let given = owners::take(&mut new);
         decode::check(call, &mut new, unknown)?;
         defaults::apply_defaults(resource.rules(), &mut new);
         let review = Review { call, operation: Operation::Update, old: Some(&old), dry_run };
         admission::mutate(api, review, &mut new).await?;
         strategy::prepare_update(api, call, &mut new, &old).await?;
+        owners::pass_on(api, call, owners, &old, &mut new, given)?;
         let revision = meta(&old, "resourceVersion").into();
         meta_mut(&mut new).insert("resourceVersion".to_owned(), revision);
         let causes = match call.subresource.as_deref() {

@@ -159,7 +159,7 @@ fn wanted(args: &UpArgs, data_dir: std::path::PathBuf, before: Option<&Instance>
     Instance {
         data_dir,
         api: api.unwrap_or(DEFAULT_API),
-        network: network.unwrap_or_else(|| "10.90.0.0/16".to_owned()),
+        network: network.unwrap_or_else(|| instance::DEFAULT_NETWORK.to_owned()),
         nodes: args.nodes.or(before.map(|before| before.nodes)).unwrap_or(3),
         zones: args.zones.or(before.map(|before| before.zones)).unwrap_or(3),
     }

@@ -6,10 +6,16 @@
 
 mod cluster;
 mod commands;
+mod control_plane;
+mod crash;
 mod examples;
 mod faults;
 mod machine;
 mod recovery;
+mod state;
 mod streams;
 mod transcripts;
 mod workloads;
+
+#[path = "../../../store/tests/support/mod.rs"]
+mod etcd;

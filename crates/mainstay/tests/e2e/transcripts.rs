@@ -31,6 +31,10 @@ static VARIABLE: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         (r"\bnode-[123]\b", "NODE"),
         (r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", "TOKEN"),
         (r"-([0-9a-z]{8,10})-[bcdfghjklmnpqrstvwxz2456789]{5}\b", "-HASH-RANDOM"),
+        (r"X509SHA256=[0-9a-f]{64}", "X509SHA256=HASH"),
+        (r"^W\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ", "W "),
+        (r"\bmade-[a-z0-9]{5}\b", "made-RANDOM"),
+        (r":3[0-2]\d{3}/TCP", ":NODEPORT/TCP"),
         (r"(^|[ (])\d+(\.\d+)?(ms|s|m|h|d)(\d+s)?( ago)?([ )]|$)", "${1}AGE${5}${6}"),
         (r"(\S) {2,}", "${1}  "),
     ];

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::element;
 use super::fields::FieldSet;
 use super::view::{Fields, Items, Layout, View};
-use super::walk::fields_of;
+use super::walk::{all_of, fields_of, is_empty};
 
 /// The fields that differ.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,56 +47,62 @@ pub(super) fn compare(view: View<'_>, old: Option<&Value>, new: &Value) -> Chang
 fn node(view: View<'_>, old: Option<&Value>, new: Option<&Value>, fresh: bool) -> Changes {
     let there = |value: &&Value| !(value.is_null() && view.nulls_are_absent());
     let (old, new) = (old.filter(there), new.filter(there));
-    let layout = view.layout(new.filter(|value| !value.is_null()).or(old));
     let mut changes = Changes::default();
-    match (divides(&layout, old), divides(&layout, new)) {
-        // Two empty values are leaves, so that an empty object and a missing one can be told apart.
-        (true, true) if !(is_empty(old) && is_empty(new)) => {
-            match &layout {
-                Layout::Items(items) => compare_items(*items, old, new, &mut changes),
-                Layout::Fields(fields) => compare_fields(*fields, old, new, fresh, &mut changes),
-                Layout::Whole => {}
-            }
-            match (old, new) {
-                (None, _) => changes.added.own_here(),
-                (_, None) => changes.removed.own_here(),
-                _ => {}
-            }
+    // Most of most objects: what is equal as a whole need not be divided.
+    let (old, new) = match (old, new) {
+        (old, new) if old == new => return changes,
+        (None, Some(new)) => {
+            changes.added = all_of(view, new);
+            return changes;
         }
-        (old_divides, new_divides) => {
-            match (old, new) {
-                (None, Some(_)) => changes.added.own_here(),
-                (Some(_), None) => changes.removed.own_here(),
-                (old, new) if old != new => changes.modified.own_here(),
-                _ => return changes,
-            }
+        (Some(old), None) => {
+            changes.removed = all_of(view, old);
+            return changes;
+        }
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return changes,
+    };
+    let layout = view.layout(Some(if new.is_null() { old } else { new }));
+    match (parts(&layout, old), parts(&layout, new)) {
+        // Two empty values are leaves, so that an empty object and a null can be told apart.
+        (Some(_), Some(_)) if is_empty(old) && is_empty(new) => changes.modified.own_here(),
+        (Some(Parts::Items(items, before)), Some(Parts::Items(_, after))) => {
+            compare_items(items, &before, &after, &mut changes);
+        }
+        (Some(Parts::Fields(fields, before)), Some(Parts::Fields(_, after))) => {
+            compare_fields(fields, before, after, fresh, &mut changes);
+        }
+        (before, after) => {
+            changes.modified.own_here();
             // Where a value of another type stands now, all that was inside the old one goes.
-            if let Some(old) = old.filter(|_| !new_divides) {
-                changes.removed.add(inside(view, old));
+            if after.is_none() {
+                changes.removed = inside(view, old);
             }
-            if let Some(new) = new.filter(|_| !old_divides) {
-                changes.added.add(inside(view, new));
+            if before.is_none() {
+                changes.added = inside(view, new);
             }
         }
     }
     changes
 }
 
-/// Whether the value is, or if missing could be, of the type that divides.
-fn divides(layout: &Layout<'_>, value: Option<&Value>) -> bool {
-    match (layout, value) {
-        (Layout::Whole, _) => false,
-        (_, None | Some(Value::Null)) | (Layout::Fields(_), Some(Value::Object(_))) => true,
-        (Layout::Items(items), Some(Value::Array(list))) => items.elements(list).is_ok(),
-        _ => false,
-    }
+/// What a value divides into.
+enum Parts<'a, 'v> {
+    Fields(Fields<'a>, Option<&'v Map<String, Value>>),
+    Items(Items<'a>, Vec<(String, &'v Value)>),
 }
 
-fn is_empty(value: Option<&Value>) -> bool {
-    match value {
-        Some(Value::Object(map)) => map.is_empty(),
-        Some(Value::Array(list)) => list.is_empty(),
-        value => value.is_none_or(Value::is_null),
+/// Divides a value that is of the type that divides; null divides into nothing.
+fn parts<'a, 'v>(layout: &Layout<'a>, value: &'v Value) -> Option<Parts<'a, 'v>> {
+    match (layout, value) {
+        (Layout::Fields(fields), Value::Null) => Some(Parts::Fields(*fields, None)),
+        (Layout::Fields(fields), Value::Object(map)) => Some(Parts::Fields(*fields, Some(map))),
+        (Layout::Items(items), Value::Null) => Some(Parts::Items(*items, Vec::new())),
+        (Layout::Items(items), Value::Array(list)) => {
+            let elements = items.elements(list).ok()?;
+            Some(Parts::Items(*items, elements.into_iter().zip(list).collect()))
+        }
+        _ => None,
     }
 }
 
@@ -106,27 +112,32 @@ fn inside(view: View<'_>, value: &Value) -> FieldSet {
     if set.owns_here() { FieldSet::default() } else { set }
 }
 
-fn compare_fields(fields: Fields<'_>, old: Option<&Value>, new: Option<&Value>, fresh: bool, changes: &mut Changes) {
-    let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
-    let gone = old.into_iter().flat_map(Map::keys).filter(|name| new.is_none_or(|new| !new.contains_key(*name)));
-    for name in new.into_iter().flat_map(Map::keys).chain(gone) {
+fn compare_fields(
+    fields: Fields<'_>,
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    fresh: bool,
+    changes: &mut Changes,
+) {
+    let gone = old.into_iter().flatten().filter(|(name, _)| new.is_none_or(|new| !new.contains_key(*name)));
+    for name in new.into_iter().flatten().chain(gone).map(|(name, _)| name) {
+        let (before, after) = (old.and_then(|old| old.get(name)), new.and_then(|new| new.get(name)));
+        if before == after {
+            continue;
+        }
         let (view, _) = fields.child(name).unwrap_or((View::deduced(), true));
         let initial = if fresh { fields.initial(name) } else { None };
-        let before = old.and_then(|old| old.get(name)).or(initial);
-        let after = new.and_then(|new| new.get(name));
-        let child = node(view, before, after, initial.is_some());
-        changes.put(|| element::field(name), child);
+        changes.put(|| element::field(name), node(view, before.or(initial), after, initial.is_some()));
     }
 }
 
-fn compare_items(items: Items<'_>, old: Option<&Value>, new: Option<&Value>, changes: &mut Changes) {
-    let mut all: BTreeMap<String, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
-    for (list, is_new) in [(old, false), (new, true)] {
-        let list = list.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        for (element, item) in items.elements(list).unwrap_or_default().into_iter().zip(list) {
-            let (before, after) = all.entry(element).or_default();
-            if is_new { after.push(item) } else { before.push(item) }
-        }
+fn compare_items(items: Items<'_>, old: &[(String, &Value)], new: &[(String, &Value)], changes: &mut Changes) {
+    let mut all: BTreeMap<&str, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
+    for (element, item) in old {
+        all.entry(element).or_default().0.push(item);
+    }
+    for (element, item) in new {
+        all.entry(element).or_default().1.push(item);
     }
     for (element, (before, after)) in all {
         let compared =
@@ -147,6 +158,6 @@ fn compare_items(items: Items<'_>, old: Option<&Value>, new: Option<&Value>, cha
                 child
             }
         };
-        changes.put(|| element.clone(), child);
+        changes.put(|| element.to_owned(), child);
     }
 }

@@ -23,10 +23,10 @@ pub(super) fn keyed<'a>(keys: impl Iterator<Item = (&'a str, &'a Value)>) -> Str
         if i > 0 {
             text.push(',');
         }
-        text.push_str(&quoted(name));
+        quote(&mut text, name);
         text.push(':');
         match value {
-            Value::String(value) => text.push_str(&quoted(value)),
+            Value::String(value) => quote(&mut text, value),
             value => text.push_str(&value.to_string()),
         }
     }
@@ -39,9 +39,16 @@ pub(super) fn value(value: &Value) -> String {
     format!("v:{value}")
 }
 
-fn quoted(text: &str) -> String {
+/// Appends a JSON string.
+fn quote(text: &mut String, value: &str) {
     let plain = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
-    if text.bytes().all(plain) { format!("\"{text}\"") } else { Value::from(text).to_string() }
+    if value.bytes().all(plain) {
+        text.push('"');
+        text.push_str(value);
+        text.push('"');
+    } else {
+        text.push_str(&Value::from(value).to_string());
+    }
 }
 
 /// The one spelling of a step that somebody else wrote; nothing when it is not one.

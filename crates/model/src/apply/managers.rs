@@ -1,5 +1,6 @@
 //! `metadata.managedFields`: reading, writing, checking, and the limit on its length.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
@@ -35,8 +36,61 @@ impl Operation {
     }
 }
 
+/// The fields of one owner. Most writes touch those of few owners: the others' stay as they were read.
+#[derive(Debug, Clone)]
+pub(super) enum Owned {
+    /// `fieldsV1` as this server wrote it.
+    Json(Value),
+    /// In a form to compute with.
+    Set(FieldSet),
+}
+
+impl Owned {
+    /// The set.
+    pub(super) fn get(&self) -> Cow<'_, FieldSet> {
+        match self {
+            Self::Json(json) => Cow::Owned(FieldSet::read(json)),
+            Self::Set(set) => Cow::Borrowed(set),
+        }
+    }
+
+    /// The set, to change it.
+    pub(super) fn get_mut(&mut self) -> &mut FieldSet {
+        if let Self::Json(json) = self {
+            *self = Self::Set(FieldSet::read(json));
+        }
+        match self {
+            Self::Set(set) => set,
+            Self::Json(_) => unreachable!("made a set above"),
+        }
+    }
+
+    fn subtract(&mut self, fields: &FieldSet) {
+        if let Self::Json(json) = self
+            && !fields.overlaps(json)
+        {
+            return;
+        }
+        self.get_mut().subtract(fields);
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Json(json) => json.as_object().is_none_or(Map::is_empty),
+            Self::Set(set) => set.is_empty(),
+        }
+    }
+
+    fn into_json(self) -> Value {
+        match self {
+            Self::Json(json) => json,
+            Self::Set(set) => set.into_json(),
+        }
+    }
+}
+
 /// A manager and the fields it owns.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) manager: String,
     pub(super) operation: Operation,
@@ -44,7 +98,7 @@ pub(super) struct Entry {
     pub(super) subresource: String,
     /// When it last changed something, in whole seconds.
     pub(super) time: Option<String>,
-    pub(super) fields: FieldSet,
+    pub(super) fields: Owned,
 }
 
 impl Entry {
@@ -61,7 +115,9 @@ impl Entry {
         (self.operation, self.time.as_deref(), &self.manager, &self.api_version, &self.subresource)
     }
 
-    fn decode(json: &Value) -> Result<Self, DecodeError> {
+    /// Reads an entry, with its fields as they stand.
+    fn decode(json: &mut Value) -> Result<Self, DecodeError> {
+        let fields = Owned::Json(json["fieldsV1"].take());
         let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
         let operation = match json["operation"].as_str() {
             Some("Apply") => Operation::Apply,
@@ -71,11 +127,7 @@ impl Entry {
         if json["fieldsType"] != "FieldsV1" {
             return Err(DecodeError::FieldsType);
         }
-        let fields = match &json["fieldsV1"] {
-            Value::Null => FieldSet::default(),
-            fields => FieldSet::parse(fields)?,
-        };
-        let time = json["time"].as_str().and_then(parse_time).map(format_time);
+        let time = json["time"].as_str().map(str::to_owned);
         Ok(Self {
             manager: text("manager"),
             operation,
@@ -86,7 +138,7 @@ impl Entry {
         })
     }
 
-    fn encode(&self) -> Value {
+    fn encode(self) -> Value {
         let mut map = Map::new();
         let texts = [
             ("apiVersion", self.api_version.as_str()),
@@ -99,7 +151,7 @@ impl Entry {
         for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
             map.insert(field.to_owned(), json!(text));
         }
-        map.insert("fieldsV1".to_owned(), self.fields.to_json());
+        map.insert("fieldsV1".to_owned(), self.fields.into_json());
         Value::Object(map)
     }
 }
@@ -118,28 +170,39 @@ pub(super) enum DecodeError {
 }
 
 /// All owners of an object's fields.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Managers(pub(super) Vec<Entry>);
 
 impl Managers {
-    /// Reads the list; entries of one owner become one.
-    pub(super) fn decode(json: &Value) -> Result<Self, DecodeError> {
-        let list = match json {
-            Value::Null => return Ok(Self::default()),
-            Value::Array(list) => list,
-            _ => return Err(DecodeError::NotAList),
-        };
+    /// Reads the list that a client sent; entries of one owner become one.
+    pub(super) fn decode(json: Value) -> Result<Self, DecodeError> {
         let mut managers = Self::default();
-        for json in list {
-            managers.give(Entry::decode(json)?);
+        for mut entry in Self::read(json)?.0 {
+            if let Owned::Json(json) = &entry.fields {
+                let set = if json.is_null() { FieldSet::default() } else { FieldSet::parse(json)? };
+                entry.fields = Owned::Set(set);
+            }
+            entry.time = entry.time.as_deref().and_then(parse_time).map(format_time);
+            managers.give(entry);
         }
         managers.0.retain(|entry| !entry.fields.is_empty());
         Ok(managers)
     }
 
+    /// Reads the list as this server wrote it.
+    pub(super) fn read(json: Value) -> Result<Self, DecodeError> {
+        match json {
+            Value::Null => Ok(Self::default()),
+            Value::Array(list) => {
+                Ok(Self(list.into_iter().map(|mut json| Entry::decode(&mut json)).collect::<Result<_, _>>()?))
+            }
+            _ => Err(DecodeError::NotAList),
+        }
+    }
+
     /// The owners of a stored object. What the server wrote it can read; anything else counts as nobody.
     pub(super) fn of(object: &Value) -> Self {
-        Self::decode(&object["metadata"]["managedFields"]).unwrap_or_default()
+        Self::read(object["metadata"]["managedFields"].clone()).unwrap_or_default()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -150,7 +213,8 @@ impl Managers {
     pub(super) fn give(&mut self, entry: Entry) {
         match self.0.iter_mut().find(|known| known.is(&entry)) {
             Some(known) => {
-                known.fields.add(entry.fields);
+                let mut fields = entry.fields;
+                known.fields.get_mut().add(std::mem::take(fields.get_mut()));
                 known.time = entry.time;
                 known.api_version = entry.api_version;
             }
@@ -167,7 +231,9 @@ impl Managers {
     /// Takes fields away from all, and out those who own nothing more.
     pub(super) fn dispossess(&mut self, fields: &FieldSet) {
         if !fields.is_empty() {
-            self.0.iter_mut().for_each(|entry| entry.fields.subtract(fields));
+            for entry in &mut self.0 {
+                entry.fields.subtract(fields);
+            }
         }
         self.0.retain(|entry| !entry.fields.is_empty());
     }
@@ -200,9 +266,10 @@ impl Managers {
             }
             let time = entries.last().and_then(|entry| entry.time.clone());
             let mut fields = FieldSet::default();
-            for entry in entries {
-                fields.add(entry.fields);
+            for mut entry in entries {
+                fields.add(std::mem::take(entry.fields.get_mut()));
             }
+            let fields = Owned::Set(fields);
             let (manager, subresource) = (ANCIENT.to_owned(), String::new());
             self.give(Entry { manager, operation: Operation::Update, api_version, subresource, time, fields });
         }
@@ -214,7 +281,7 @@ impl Managers {
             return Value::Null;
         }
         self.0.sort_by(|a, b| a.order().cmp(&b.order()));
-        self.0.iter().map(Entry::encode).collect()
+        self.0.into_iter().map(Entry::encode).collect()
     }
 }
 

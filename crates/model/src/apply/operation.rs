@@ -1,5 +1,6 @@
 //! The two operations on ownership: apply, and every other write.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use super::conflict::Conflicts;
 use super::element;
 use super::fields::FieldSet;
 use super::last_applied;
-use super::managers::{Entry, Managers, Operation, is_reset};
+use super::managers::{Entry, Managers, Operation, Owned, is_reset};
 use super::merge::merge;
 use super::reconcile::reconcile;
 use super::remove::prune;
@@ -115,17 +116,17 @@ impl From<&ApplyError> for ApiError {
 /// final. With `force` the manager takes what others own and it would change.
 pub fn apply(write: &Write<'_>, live: Option<&Value>, applied: &Value, force: bool) -> Result<Value, ApplyError> {
     check(write, applied)?;
-    let config = write.reach.restrict(applied);
+    let mut config = write.reach.restrict(applied);
+    write.view.canonicalise(&mut config);
     let mut managers = live.map(Managers::of).unwrap_or_default();
-    for entry in &mut managers.0 {
-        entry.fields = reconcile(write.view, &entry.fields, live);
-    }
+    write.reconcile(&mut managers, live);
     if let Some(live) = live.filter(|_| managers.is_empty()) {
         let mut fields = compare(write.view, None, live).added;
         write.own(&mut fields);
         let unknown = Write { manager: BEFORE_FIRST_APPLY, ..*write };
-        managers.give(unknown.entry(Operation::Update, fields));
-        managers.0.retain(|entry| !entry.fields.is_empty());
+        if !fields.is_empty() {
+            managers.give(unknown.entry(Operation::Update, fields));
+        }
     }
     let mut merged = merge_and_own(write, live, &config, managers, force)?;
     if write.manager == last_applied::MANAGER {
@@ -160,14 +161,16 @@ fn merge_and_own(
     force: bool,
 ) -> Result<Value, ApplyError> {
     let view = write.view;
-    let mut own = write.entry(Operation::Apply, fields_of(view, config));
+    let mut fields = fields_of(view, config);
+    let mut own = write.entry(Operation::Apply, FieldSet::default());
     let last = managers.take(&own);
     let mut merged = merge(view, live, config);
-    if let Some(last) = &last {
+    // Most often nothing was taken out of the configuration.
+    if let Some(last) = last.as_ref().filter(|last| !last.fields.get().difference(&fields).is_empty()) {
         // Whatever is applied, the object keeps its name.
-        let mut kept = FieldSet::under(["metadata", "name"].into_iter(), FieldSet::here()).union(&own.fields);
-        managers.0.iter().for_each(|entry| kept.add(entry.fields.clone()));
-        merged = prune(view, merged, &last.fields, &kept);
+        let mut kept = FieldSet::under(["metadata", "name"].into_iter(), FieldSet::here()).union(&fields);
+        managers.0.iter().for_each(|entry| kept.add(entry.fields.get().into_owned()));
+        merged = prune(view, merged, &last.fields.get(), &kept);
     }
     let changes = compare(view, live, &merged);
     let is_change = !changes.is_empty();
@@ -179,7 +182,7 @@ fn merge_and_own(
     if !force && let Some(live) = live {
         let mut disputed = changed.clone();
         let conflicts = |disputed: &FieldSet| {
-            let owners = managers.0.iter().map(|entry| (entry, entry.fields.intersection(disputed)));
+            let owners = managers.0.iter().map(|entry| (entry, entry.fields.get().intersection(disputed)));
             Conflicts::of(owners.filter(|(_, fields)| !fields.is_empty()))
         };
         let mut found = conflicts(&disputed);
@@ -191,13 +194,14 @@ fn merge_and_own(
             return Err(ApplyError::Conflicts(found));
         }
     }
-    changed.add(removed);
+    managers.dispossess(&removed);
     managers.dispossess(&changed);
-    write.own(&mut own.fields);
-    if let Some(last) = last.filter(|last| !is_change && last.fields == own.fields) {
+    write.own(&mut fields);
+    if let Some(last) = last.filter(|last| !is_change && *last.fields.get() == fields) {
         own.time = last.time;
     }
-    if !own.fields.is_empty() {
+    if !fields.is_empty() {
+        own.fields = Owned::Set(fields);
         managers.0.push(own);
     }
     set(&mut merged, managers.encode());
@@ -208,36 +212,33 @@ fn merge_and_own(
 ///
 /// `given` is what the client itself sent as `managedFields`, which may correct or forget owners. An object whose owners
 /// were forgotten stays without until somebody applies to it.
-pub fn update(write: &Write<'_>, old: Option<&Value>, new: &Value, given: Option<&Value>) -> Value {
+pub fn update(write: &Write<'_>, old: Option<&Value>, new: &Value, given: Option<Value>) -> Value {
     let stored = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
-    let given = given.filter(|given| write.subresource.is_empty() && !given.is_null() && *given != stored);
-    if given.is_some_and(is_reset) && old.is_some() {
+    let given = given.filter(|given| write.subresource.is_empty() && !given.is_null());
+    if old.is_some() && given.as_ref().is_some_and(is_reset) {
         return Value::Null;
     }
+    // Whoever gets, changes and puts an object sends its owners along.
+    let (stored, given) = match given {
+        Some(given) if given == *stored => (Cow::Owned(given), None),
+        given => (Cow::Borrowed(stored), given),
+    };
     let given = given.and_then(|given| Managers::decode(given).ok()).filter(|managers| !managers.is_empty());
     let changes = compare(write.view, old, new);
-    if given.is_none() && changes.is_empty() {
-        return stored.clone();
+    let (mut changed, mut gone) = (changes.added, changes.removed);
+    changed.add(changes.modified);
+    write.reach.filter(&mut gone);
+    write.own(&mut changed);
+    if given.is_none() && changed.is_empty() && gone.is_empty() {
+        return stored.into_owned();
     }
-    let is_given = given.is_some();
-    let mut managers = given.unwrap_or_else(|| old.map(Managers::of).unwrap_or_default());
+    let mut managers = given.unwrap_or_else(|| Managers::read(stored.into_owned()).unwrap_or_default());
     if managers.is_empty() && old.is_some() {
         return Value::Null;
     }
-    let mut changed = changes.added;
-    changed.add(changes.modified);
-    write.reach.filter(&mut changed);
-    let mut gone = changes.removed;
-    write.reach.filter(&mut gone);
-    write.own(&mut changed);
-    if changed.is_empty() && gone.is_empty() && !is_given {
-        return stored.clone();
-    }
-    for entry in &mut managers.0 {
-        entry.fields = reconcile(write.view, &entry.fields, old);
-    }
-    gone.add(changed.clone());
+    write.reconcile(&mut managers, old);
     managers.dispossess(&gone);
+    managers.dispossess(&changed);
     if !changed.is_empty() {
         managers.give(write.entry(Operation::Update, changed));
     }
@@ -252,7 +253,7 @@ pub fn settle(old: &Value, new: &mut Value) {
         return;
     }
     let untimed = |list: &Value| {
-        let mut managers = Managers::decode(list).unwrap_or_default();
+        let mut managers = Managers::read(list.clone()).unwrap_or_default();
         managers.0.iter_mut().for_each(|entry| entry.time = None);
         managers.encode()
     };
@@ -283,6 +284,15 @@ fn set(object: &mut Value, managed_fields: Value) {
 }
 
 impl Write<'_> {
+    /// Fits the owners' sets to a schema that may have changed since they were written.
+    fn reconcile(&self, managers: &mut Managers, live: Option<&Value>) {
+        if self.view.may_change() {
+            for entry in &mut managers.0 {
+                entry.fields = Owned::Set(reconcile(self.view, &entry.fields.get(), live));
+            }
+        }
+    }
+
     fn entry(&self, operation: Operation, fields: FieldSet) -> Entry {
         let manager = if self.manager.is_empty() { "unknown" } else { self.manager };
         Entry {
@@ -291,7 +301,7 @@ impl Write<'_> {
             api_version: self.api_version.to_owned(),
             subresource: self.subresource.to_owned(),
             time: Some(format_time(self.now)),
-            fields,
+            fields: Owned::Set(fields),
         }
     }
 

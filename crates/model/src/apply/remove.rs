@@ -13,7 +13,6 @@ use super::walk::fields_of;
 /// into it.
 pub(super) fn prune(view: View<'_>, merged: Value, last: &FieldSet, kept: &FieldSet) -> Value {
     let last = with_parents(view, last);
-    // Most often nothing was taken out of the configuration.
     if last.difference(&with_parents(view, kept)).is_empty() {
         return merged;
     }

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::element;
+use crate::quantity::Quantity;
 use crate::schema::{self, Scalar, Shape, Topology, Type};
 
 /// What is known of one place in an object.
@@ -124,6 +125,30 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Writes quantities of built-in kinds as stored objects have them, so that `1000m` and `1` are no difference.
+    pub(super) fn canonicalise(self, value: &mut Value) {
+        match (self.0, value) {
+            (Source::Field { shape: Shape::Scalar(Scalar::Quantity), .. }, value) => {
+                if let Ok(quantity) = Quantity::from_value(value) {
+                    *value = Value::String(quantity.to_string());
+                }
+            }
+            (Source::Field { shape: Shape::List(item), .. }, Value::Array(list)) => {
+                for value in list {
+                    Self::of(item, &Topology::Default).canonicalise(value);
+                }
+            }
+            (Source::Type { .. } | Source::Field { .. }, Value::Object(map)) => {
+                for (name, value) in map.iter_mut() {
+                    if let Some((view, _)) = Fields(self.0).child(name) {
+                        view.canonicalise(value);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// What must stand here, when `value` is something else.
     pub(super) fn mismatch(self, value: &Value) -> Option<&'static str> {
         let (good, wanted) = match self.0 {
@@ -179,7 +204,7 @@ impl<'a> Fields<'a> {
     pub(super) fn child(self, name: &str) -> Option<(View<'a>, bool)> {
         match self.0 {
             Source::Type { named, .. } => {
-                let field = named.fields.iter().find(|field| field.name == name)?;
+                let field = named.field(name)?;
                 Some((View::of(&field.shape, &field.topology), true))
             }
             Source::Field { shape: Shape::Map(inner), .. } => Some((View::of(inner, &Topology::Default), false)),
@@ -286,7 +311,7 @@ impl Items<'_> {
         match self.item.0 {
             // The only key fields with a default in the built-in kinds; the zero value of Go in all others.
             Source::Type { .. } if name == "protocol" => Some(json!("TCP")),
-            Source::Type { named, .. } => match named.fields.iter().find(|field| field.name == name)?.shape {
+            Source::Type { named, .. } => match named.field(name)?.shape {
                 Shape::Scalar(Scalar::Integer32 | Scalar::Integer64) => Some(json!(0)),
                 Shape::Scalar(_) => Some(json!("")),
                 _ => None,

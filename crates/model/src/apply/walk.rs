@@ -12,48 +12,71 @@ use super::view::{Layout, View};
 /// The most faults reported of one configuration.
 const ERRORS_MAX: usize = 50;
 
+/// Which places are in the set besides the leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inner {
+    /// Keys of maps, items of lists, and what is empty.
+    Named,
+    /// All objects and lists.
+    All,
+}
+
 /// All fields that somebody who applies `value` owns.
 ///
 /// Leaves are in the set, keys of maps and items of lists too; objects and lists on the way are not, unless they are empty.
 pub(super) fn fields_of(view: View<'_>, value: &Value) -> FieldSet {
+    collect(view, value, Inner::Named)
+}
+
+/// All fields of a value that was not there before, with all objects and lists on the way and the value itself.
+pub(super) fn all_of(view: View<'_>, value: &Value) -> FieldSet {
+    let mut set = collect(view, value, Inner::All);
+    set.own_here();
+    set
+}
+
+fn collect(view: View<'_>, value: &Value, inner: Inner) -> FieldSet {
     let mut set = FieldSet::default();
-    match view.layout(Some(value)) {
-        Layout::Fields(fields) => {
-            let Value::Object(map) = value else {
-                // A value of another type than declared is one leaf.
-                return if value.is_null() { set } else { FieldSet::here() };
-            };
+    match (view.layout(Some(value)), value) {
+        (Layout::Whole, _) => set.own_here(),
+        (_, Value::Null) => {}
+        (Layout::Fields(fields), Value::Object(map)) => {
             for (name, value) in map {
                 let (view, declared) = fields.child(name).unwrap_or((View::deduced(), true));
-                let mut child = fields_of(view, value);
-                let is_empty = match value {
-                    Value::Object(map) => map.is_empty(),
-                    Value::Array(list) => list.is_empty(),
-                    other => other.is_null(),
-                };
-                if !declared || is_empty {
+                if inner == Inner::All && value.is_null() && view.nulls_are_absent() {
+                    continue;
+                }
+                let mut child = collect(view, value, inner);
+                if inner == Inner::All || !declared || is_empty(value) {
                     child.own_here();
                 }
                 set.put(element::field(name), child);
             }
         }
-        Layout::Items(items) => {
-            let Value::Array(list) = value else {
-                return if value.is_null() { set } else { FieldSet::here() };
-            };
+        (Layout::Items(items), Value::Array(list)) => {
             let Ok(elements) = items.elements(list) else { return FieldSet::here() };
             let mut seen = HashSet::new();
             for (element, item) in elements.into_iter().zip(list) {
                 // Of items that stand twice only their being there is owned: what is inside cannot be told apart.
-                let mut child =
-                    if seen.insert(element.clone()) { fields_of(items.item, item) } else { FieldSet::default() };
+                let is_first = seen.insert(element.clone());
+                let mut child = if is_first { collect(items.item, item, inner) } else { FieldSet::default() };
                 child.own_here();
                 set.put(element, child);
             }
         }
-        Layout::Whole => set.own_here(),
+        // A value of another type than declared is one leaf.
+        _ => set.own_here(),
     }
     set
+}
+
+/// Whether nothing is in a value that could divide.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        other => other.is_null(),
+    }
 }
 
 /// What in an applied configuration does not fit its schema: path and sentence.

@@ -44,6 +44,7 @@ pub fn apply_defaults(kind: &str, object: &mut Value) {
             set(object, "volumeBindingMode", || json!("Immediate"));
         }
         "Secret" => set(object, "type", || json!("Opaque")),
+        "LimitRange" => crate::limit_range::complete(object),
         "Namespace" => namespace(object),
         "Node" => node(object),
         "RoleBinding" | "ClusterRoleBinding" => binding(object),

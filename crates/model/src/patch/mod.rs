@@ -1,22 +1,21 @@
 //! The three kinds of patch: JSON patch, JSON merge patch, strategic merge patch.
 //!
 //! Role: `original + patch -> object`, nothing else; reading the stored object, trying again after a conflict and
-//! validating the result are the API server's business. Server-side apply is not here.
+//! validating the result are the API server's business. Server-side apply is [`crate::apply`].
 //!
 //! Guarantees: the original is never changed, an error leaves nothing half done, and no patch grows an object
-//! without limit ([`OPERATIONS_MAX`]).
+//! without limit ([`OPERATIONS_MAX`], [`COPIED_BYTES_MAX`], [`DEPTH_MAX`]).
 //!
 //! Source: RFC 6902, RFC 7396, and the strategic merge patch document of Kubernetes' API machinery
 //! (<https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/>).
 
+mod json;
 mod strategic;
 
 use serde_json::{Map, Value};
 
+pub use json::{COPIED_BYTES_MAX, DEPTH_MAX, OPERATIONS_MAX, json};
 pub use strategic::strategic;
-
-/// The most operations one JSON patch may have, as in Kubernetes.
-pub const OPERATIONS_MAX: usize = 10_000;
 
 /// What a PATCH request's body is, by its media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +49,15 @@ pub enum PatchError {
     /// Too many operations.
     #[error("the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {0}")]
     TooManyOperations(usize),
+    /// The `copy` operations make too much of what is there.
+    #[error("the copy operations of the JSON patch copy more than the allowed {COPIED_BYTES_MAX} bytes in all")]
+    TooMuchCopied,
+    /// An operation nests the object too deeply.
+    #[error("operation {operation} of the JSON patch nests the object deeper than the allowed {DEPTH_MAX}")]
+    TooDeep {
+        /// Index from 0.
+        operation: usize,
+    },
     /// A `test` operation found another value.
     #[error("testing path {path} failed: the value there is not the expected one")]
     TestFailed {
@@ -106,22 +114,6 @@ pub fn apply(patch_type: PatchType, kind: &str, original: &Value, patch: &Value)
         PatchType::Merge => merge(original, patch),
         PatchType::Strategic => strategic(kind, original, patch),
     }
-}
-
-/// Applies a JSON patch (RFC 6902).
-pub fn json(original: &Value, patch: &Value) -> Result<Value, PatchError> {
-    if let Some(count) = patch.as_array().map(Vec::len).filter(|count| *count > OPERATIONS_MAX) {
-        return Err(PatchError::TooManyOperations(count));
-    }
-    let operations: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(PatchError::Decode)?;
-    let mut result = original.clone();
-    json_patch::patch(&mut result, &operations).map_err(|error| match error.kind {
-        json_patch::PatchErrorKind::TestFailed => PatchError::TestFailed { path: error.path.to_string() },
-        kind => {
-            PatchError::Operation { operation: error.operation, path: error.path.to_string(), reason: kind.to_string() }
-        }
-    })?;
-    Ok(result)
 }
 
 /// Applies a JSON merge patch (RFC 7396), which for API objects must be an object.

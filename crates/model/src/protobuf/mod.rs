@@ -25,6 +25,7 @@ use crate::schema;
 
 pub use decode::decode;
 pub use encode::{encode, watch_event};
+pub use wire::{put_bytes, put_number};
 
 /// The first bytes of every body.
 pub const MAGIC: &[u8; 4] = b"k8s\0";

@@ -76,9 +76,14 @@ fn made_up(api_version: &str, kind: &str, seed: u64) -> Value {
     object
 }
 
+/// All built-in kinds but those whose definition is open, and those that only Mainstay's own answers have.
+fn with_a_form() -> impl Iterator<Item = &'static std::sync::Arc<crate::resource::Resource>> {
+    BUILT_IN.iter().filter(|row| row.kind != "CustomResourceDefinition" && row.group != "metrics.k8s.io")
+}
+
 #[test]
 fn every_built_in_kind_has_a_form() {
-    for row in BUILT_IN.iter().filter(|row| row.kind != "CustomResourceDefinition") {
+    for row in with_a_form() {
         assert!(type_of(&row.api_version(), &row.kind).is_some(), "{}", row.kind);
         assert!(can_encode(&row.api_version(), &row.list_kind), "{}", row.list_kind);
     }
@@ -90,7 +95,7 @@ proptest! {
 
     #[test]
     fn what_is_written_is_read_again(seed: u64) {
-        for row in BUILT_IN.iter().filter(|row| row.kind != "CustomResourceDefinition") {
+        for row in with_a_form() {
             let object = made_up(&row.api_version(), &row.kind, seed);
             prop_assert_eq!(&decode(&encode(&object).unwrap()).unwrap(), &object);
         }

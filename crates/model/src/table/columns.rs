@@ -50,6 +50,12 @@ const NODE: &[Column] = &[
     wide("Kernel-Version", "Version of the kernel."),
     wide("Container-Runtime", "Container runtime and its version."),
 ];
+const METRICS: &[Column] = &[
+    NAME,
+    text("Cpu", "Processor time used, in cores."),
+    text("Memory", "Memory used."),
+    text("Window", "Over which time the usage was measured."),
+];
 const DEPLOYMENT: &[Column] = &[
     NAME,
     text("Ready", "Pods that are ready, of those wanted."),
@@ -220,6 +226,41 @@ const PRIORITY_CLASS: &[Column] = &[
     text("PreemptionPolicy", "Whether its pods preempt others."),
 ];
 const RUNTIME_CLASS: &[Column] = &[NAME, text("Handler", "Name of the runtime's configuration."), AGE];
+const SIGNING_REQUEST: &[Column] = &[
+    NAME,
+    AGE,
+    text("SignerName", "Who is asked to sign."),
+    text("Requestor", "Who asks."),
+    text("RequestedDuration", "How long the certificate is to hold."),
+    text("Condition", "What has become of it."),
+];
+const QUOTA: &[Column] = &[
+    NAME,
+    text("Request", "Requests and counts in use, of what is allowed."),
+    text("Limit", "Limits in use, of what is allowed."),
+    AGE,
+];
+const CREATED: &[Column] = &[NAME, text("Created At", "When it was created.")];
+const ENDPOINTS: &[Column] = &[NAME, text("Endpoints", "Ready addresses and ports."), AGE];
+const REVISION: &[Column] =
+    &[NAME, text("Controller", "Whose template it keeps."), text("Revision", "Its number."), AGE];
+const WEBHOOKS: &[Column] = &[NAME, number("Webhooks", "Number of webhooks."), AGE];
+const POLICY: &[Column] =
+    &[NAME, number("Validations", "Number of validations."), text("ParamKind", "Kind of its parameters."), AGE];
+const POLICY_BINDING: &[Column] =
+    &[NAME, text("PolicyName", "Policy it puts into force."), text("ParamRef", "Parameters it uses."), AGE];
+const CSI_NODE: &[Column] = &[NAME, number("Drivers", "Number of drivers."), AGE];
+const ATTACHMENT: &[Column] = &[
+    NAME,
+    text("Attacher", "Driver that attaches."),
+    text("PV", "Volume."),
+    text("Node", "Node it is attached to."),
+    text("Attached", "Whether it is."),
+    AGE,
+];
+const SERVICE_CIDR: &[Column] = &[NAME, text("CIDRs", "Ranges of addresses."), AGE];
+const IP_ADDRESS: &[Column] = &[NAME, text("ParentRef", "Whose address it is."), AGE];
+const ATTRIBUTES_CLASS: &[Column] = &[NAME, text("DriverName", "Driver it is for."), AGE];
 const OTHER: &[Column] = &[NAME, AGE];
 
 /// The columns of a kind; name and age for kinds without columns of their own.
@@ -253,6 +294,20 @@ pub fn columns(kind: &str) -> &'static [Column] {
         "RoleBinding" | "ClusterRoleBinding" => BINDING,
         "PriorityClass" => PRIORITY_CLASS,
         "RuntimeClass" => RUNTIME_CLASS,
+        "CertificateSigningRequest" => SIGNING_REQUEST,
+        "ResourceQuota" => QUOTA,
+        "LimitRange" | "CustomResourceDefinition" => CREATED,
+        "Endpoints" => ENDPOINTS,
+        "ControllerRevision" => REVISION,
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => WEBHOOKS,
+        "ValidatingAdmissionPolicy" => POLICY,
+        "ValidatingAdmissionPolicyBinding" => POLICY_BINDING,
+        "CSINode" => CSI_NODE,
+        "VolumeAttachment" => ATTACHMENT,
+        "ServiceCIDR" => SERVICE_CIDR,
+        "IPAddress" => IP_ADDRESS,
+        "VolumeAttributesClass" => ATTRIBUTES_CLASS,
+        "NodeMetrics" | "PodMetrics" => METRICS,
         _ => OTHER,
     }
 }

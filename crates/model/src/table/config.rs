@@ -24,7 +24,7 @@ pub(super) fn cells(kind: &str, row: &Row) -> Vec<Value> {
             json!(row.text("preemptionPolicy", "")),
         ],
         "RuntimeClass" => vec![row.name(), json!(row.text("handler", "")), row.age()],
-        _ => vec![row.name(), row.age()],
+        _ => super::admin::cells(kind, row).unwrap_or_else(|| vec![row.name(), row.age()]),
     }
 }
 

@@ -9,6 +9,7 @@
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>; the cells follow
 //! what kube-apiserver answers.
 
+mod admin;
 mod cells;
 mod columns;
 mod config;
@@ -62,6 +63,7 @@ pub fn row(kind: &str, object: &Value, now: Timestamp) -> Vec<Value> {
         "PersistentVolume" => storage::volume(&row),
         "PersistentVolumeClaim" => storage::claim(&row),
         "StorageClass" => storage::class(&row),
+        "NodeMetrics" | "PodMetrics" => node::metrics(&row),
         _ => config::cells(kind, &row),
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::cells::{NONE, Row, UNKNOWN};
 use crate::meta;
+use crate::quantity::Quantity;
 
 pub(super) fn cells(row: &Row) -> Vec<Value> {
     let node = row.object;
@@ -32,6 +33,21 @@ pub(super) fn cells(row: &Row) -> Vec<Value> {
         info("osImage"),
         info("kernelVersion"),
         info("containerRuntimeVersion"),
+    ]
+}
+
+/// What a node uses, or the containers of a pod together: thousandths of a core and MiB, as `kubectl top` shows them.
+pub(super) fn metrics(row: &Row) -> Vec<Value> {
+    let containers = row.list("containers").iter().map(|container| &container["usage"]);
+    let all: Vec<&Value> = containers.chain(meta::at(row.object, "usage")).collect();
+    let sum = |name: &str, of: fn(Quantity) -> i64| -> i64 {
+        all.iter().filter_map(|usage| usage[name].as_str()?.parse().ok()).map(of).sum()
+    };
+    vec![
+        row.name(),
+        json!(format!("{}m", sum("cpu", Quantity::milli_value))),
+        json!(format!("{}Mi", sum("memory", Quantity::value) >> 20)),
+        json!(row.text("window", UNKNOWN)),
     ]
 }
 

@@ -29,6 +29,11 @@ impl Clock {
         later(self.wall, SignedDuration::try_from(self.started.elapsed()).unwrap_or(WAIT_MAX))
     }
 
+    /// When it was started.
+    pub fn started(&self) -> Timestamp {
+        self.wall
+    }
+
     /// How long to sleep until `at`; zero if that has passed.
     pub fn until(&self, at: Timestamp) -> Duration {
         Duration::try_from(at.duration_since(self.now())).unwrap_or(Duration::ZERO)

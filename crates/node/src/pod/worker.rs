@@ -335,6 +335,7 @@ impl Worker {
             waiting: if let Phase::Waiting(waiting) = &container.phase { Some(waiting.reason) } else { None },
             attempt: container.attempt,
             running: container.running().map(|running| running.id.clone()),
+            since: container.running().map(|running| running.started_at),
             has_run: container.running().is_some() || container.started_before || container.attempt > 0,
         };
         let known = self

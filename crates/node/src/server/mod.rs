@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::AGENT_PORT;
 use crate::context::Context;
 use crate::pod::dir::PodDir;
+use crate::stats;
 use crate::tls::{self, TlsError};
 
 /// Connections at a time; more wait in the kernel's queue.
@@ -42,6 +43,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of a request's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The media type of Prometheus' text format.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +182,13 @@ async fn handle(context: Arc<Context>, mut request: Request<Incoming>) -> Result
     let result = match (request.method(), parts.as_slice()) {
         (&Method::GET, ["healthz"]) => Ok(Answer::text(StatusCode::OK, "text/plain", "ok")),
         (&Method::GET, ["pods"]) => Ok(pods(&context)),
+        (&Method::GET, ["stats", "summary"]) => {
+            Ok(Answer::text(StatusCode::OK, "application/json", stats::summary(&context).to_string()))
+        }
+        (&Method::GET, ["metrics"]) => Ok(Answer::text(StatusCode::OK, PROMETHEUS, stats::agent_metrics(&context))),
+        (&Method::GET, ["metrics", "resource"]) => {
+            Ok(Answer::text(StatusCode::OK, PROMETHEUS, stats::resource_metrics(&context)))
+        }
         (&Method::GET, ["containerLogs", namespace, pod, container]) => {
             let query = request.uri().query().unwrap_or_default();
             logs::serve(&context, namespace, pod, container, query).await

@@ -398,7 +398,16 @@ mod tests {
         fs::write(root.path().join("g/cpu.stat"), "usage_usec 7\nuser_usec 3\n").unwrap();
         fs::write(root.path().join("g/memory.events"), "oom 2\noom_kill 1\n").unwrap();
         let cgroups = Cgroups::detect_at(root.path()).unwrap();
-        assert_eq!(usage::read(&cgroups, Path::new("g")), Usage { memory_bytes: 4000, cpu_usage_ns: 7000 });
+        assert_eq!(
+            usage::read(&cgroups, Path::new("g")),
+            Usage {
+                memory_bytes: 4000,
+                memory_usage_bytes: 5000,
+                memory_rss_bytes: 1,
+                page_faults: (0, 0),
+                cpu_usage_ns: 7000,
+            }
+        );
         assert_eq!(usage::oom_kills(&cgroups, Path::new("g")), 1);
         let root = tree(&["memory/cgroup.procs", "cpuacct/cgroup.procs", "freezer/cgroup.procs"]);
         for group in ["memory/g", "cpuacct/g"] {
@@ -407,7 +416,10 @@ mod tests {
         fs::write(root.path().join("memory/g/memory.usage_in_bytes"), "5000\n").unwrap();
         fs::write(root.path().join("cpuacct/g/cpuacct.usage"), "9\n").unwrap();
         let cgroups = Cgroups::detect_at(root.path()).unwrap();
-        assert_eq!(usage::read(&cgroups, Path::new("g")), Usage { memory_bytes: 5000, cpu_usage_ns: 9 });
+        assert_eq!(
+            usage::read(&cgroups, Path::new("g")),
+            Usage { memory_bytes: 5000, memory_usage_bytes: 5000, cpu_usage_ns: 9, ..Usage::default() }
+        );
         assert_eq!(usage::read(&cgroups, Path::new("none")), Usage::default());
     }
 }

@@ -12,6 +12,12 @@ use super::Cgroups;
 pub struct Usage {
     /// Working set: memory in use without the file pages that the kernel can drop at once, in bytes.
     pub memory_bytes: u64,
+    /// Memory in use with all file pages, in bytes.
+    pub memory_usage_bytes: u64,
+    /// Memory of the processes themselves, in bytes.
+    pub memory_rss_bytes: u64,
+    /// Page faults, and those of them that had to read from disk.
+    pub page_faults: (u64, u64),
     /// Processor time used since the group was made, in nanoseconds.
     pub cpu_usage_ns: u64,
 }
@@ -19,16 +25,23 @@ pub struct Usage {
 /// Reads the usage of the group at `path`, with all groups below it.
 pub(super) fn read(cgroups: &Cgroups, path: &Path) -> Usage {
     let place = |controller: &str| Some(cgroups.controller(controller)?.join(path));
-    let (used, inactive, nanoseconds) = if cgroups.is_unified() {
-        let (memory, cpu) = (place("memory"), place("cpu"));
-        let microseconds = field(cpu, "cpu.stat", "usage_usec");
-        (number(memory.clone(), "memory.current"), field(memory, "memory.stat", "inactive_file"), microseconds * 1000)
+    let memory = place("memory");
+    let text = memory.as_ref().and_then(|group| fs::read_to_string(group.join("memory.stat")).ok()).unwrap_or_default();
+    let (names, used, nanoseconds) = if cgroups.is_unified() {
+        let microseconds = field(place("cpu"), "cpu.stat", "usage_usec");
+        (["inactive_file", "anon", "pgfault", "pgmajfault"], number(memory, "memory.current"), microseconds * 1000)
     } else {
-        let memory = place("memory");
-        let inactive = field(memory.clone(), "memory.stat", "total_inactive_file");
-        (number(memory, "memory.usage_in_bytes"), inactive, number(place("cpuacct"), "cpuacct.usage"))
+        let names = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"];
+        (names, number(memory, "memory.usage_in_bytes"), number(place("cpuacct"), "cpuacct.usage"))
     };
-    Usage { memory_bytes: used.saturating_sub(inactive), cpu_usage_ns: nanoseconds }
+    let [inactive, rss, faults, major] = names.map(|name| line(&text, name));
+    Usage {
+        memory_bytes: used.saturating_sub(inactive),
+        memory_usage_bytes: used,
+        memory_rss_bytes: rss,
+        page_faults: (faults, major),
+        cpu_usage_ns: nanoseconds,
+    }
 }
 
 /// How often the kernel killed processes of a group because memory ran out.
@@ -44,7 +57,10 @@ fn number(group: Option<PathBuf>, file: &str) -> u64 {
 }
 
 fn field(group: Option<PathBuf>, file: &str, name: &str) -> u64 {
-    let text = group.and_then(|group| fs::read_to_string(group.join(file)).ok()).unwrap_or_default();
+    line(&group.and_then(|group| fs::read_to_string(group.join(file)).ok()).unwrap_or_default(), name)
+}
+
+fn line(text: &str, name: &str) -> u64 {
     let mut fields = text.lines().filter_map(|line| line.split_once(' '));
     fields.find(|(found, _)| *found == name).and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
 }

@@ -34,6 +34,7 @@ impl World {
             host_pid: false,
             host_ipc: false,
             share_pid: false,
+            fence: None,
         }
     }
 

@@ -18,7 +18,7 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 pub use key::{KeyError, TokenKeys};
-pub(crate) use request::request;
+pub(crate) use request::{legacy_token, request};
 
 use super::{CREDENTIAL_ID, Identity, Refusal, User};
 use crate::api::Api;

@@ -262,3 +262,17 @@ fn a_null_takes_a_field_out() {
     assert!(object.get("immutable").is_none());
     assert!(owned(&object, "m").get("f:immutable").is_some());
 }
+
+#[test]
+fn the_same_quantity_in_other_words_is_no_conflict() {
+    let with = |cpu: Value| {
+        deployment(
+            json!({"template": {"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": cpu}}}]}}}),
+        )
+    };
+    let live = applied("a", None, &with(json!("1")));
+    for same in [json!("1000m"), json!(1)] {
+        assert_eq!(applied("b", Some(&live), &with(same))["spec"], live["spec"]);
+    }
+    assert!(refused("b", &live, &with(json!("1001m"))).contains("limits.cpu"));
+}

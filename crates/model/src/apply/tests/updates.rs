@@ -11,7 +11,7 @@ fn changed(old: &Value, edit: impl Fn(&mut Value)) -> Value {
 
 /// What `update` leaves when `given` is sent as `managedFields`.
 fn with_given(old: &Value, new: &Value, given: Value) -> Value {
-    update(&write("Deployment", "m", 5), Some(old), new, Some(&given))
+    update(&write("Deployment", "m", 5), Some(old), new, Some(given))
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn clients_can_correct_and_forget_owners() {
     // What cannot be read, and what comes through a subresource, is without effect.
     assert_eq!(with_given(&old, &new, json!([{"manager": "z"}])), old["metadata"]["managedFields"]);
     let status = Write { subresource: "status", reach: Reach::Only(&["status"]), ..write("Deployment", "m", 5) };
-    assert_eq!(update(&status, Some(&old), &new, Some(&json!([]))), old["metadata"]["managedFields"]);
+    assert_eq!(update(&status, Some(&old), &new, Some(json!([]))), old["metadata"]["managedFields"]);
     // An object without owners gets none by an update.
     let nobody = changed(&old, |_| {});
     let new = changed(&old, |new| new["spec"]["replicas"] = json!(2));

@@ -1,0 +1,199 @@
+//! Real webhooks: HTTPS servers of the test, asked by the whole server.
+
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
+
+use crate::testing::{World, admin};
+
+const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
+const MAPS: &str = "/api/v1/namespaces/shop/configmaps";
+
+/// A webhook that answers what `answer` makes of the request; it keeps the requests.
+struct Hook {
+    url: String,
+    bundle: String,
+    requests: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Hook {
+    async fn start(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let tls = rustls::ServerConfig::builder().with_no_client_auth();
+        let tls = tls.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/hook", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (kept, answer, acceptor) = (requests.clone(), Arc::new(answer), TlsAcceptor::from(Arc::new(tls)));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (kept, answer, acceptor) = (kept.clone(), answer.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let (kept, answer) = (kept.clone(), answer.clone());
+                        async move {
+                            let body = request.into_body().collect().await.unwrap().to_bytes();
+                            let request = serde_json::from_slice::<Value>(&body).unwrap()["request"].clone();
+                            let mut response = answer(&request);
+                            response["uid"] = request["uid"].clone();
+                            kept.lock().unwrap().push(request);
+                            let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+                            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(review.to_string()))))
+                        }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self { url, bundle: STANDARD.encode(made.cert.pem()), requests }
+    }
+
+    /// A webhook in a configuration, on writes of config maps.
+    fn definition(&self, name: &str, more: &Value) -> Value {
+        let mut definition = json!({
+            "name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"url": self.url, "caBundle": self.bundle},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            definition[field] = value.clone();
+        }
+        definition
+    }
+}
+
+async fn configure(world: &World, kind: &str, webhooks: Value) {
+    let body = json!({"metadata": {"name": "w"}, "webhooks": webhooks});
+    world.post(&format!("{CONFIGURATIONS}/{kind}webhookconfigurations"), body).await;
+}
+
+fn patch(operations: &Value) -> Value {
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(operations.to_string())})
+}
+
+fn map(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+async fn world() -> World {
+    let world = World::new().await;
+    world.namespace("shop", json!({"team": "a"})).await;
+    world
+}
+
+#[tokio::test]
+async fn a_validating_webhook_refuses_warns_and_sees_everything() {
+    let world = world().await;
+    let hook = Hook::start(|request| {
+        let allowed = request["object"]["data"]["a"] != "bad" && request["operation"] != "DELETE";
+        json!({"allowed": allowed, "warnings": ["looked at"], "status": {"code": 403, "reason": "Forbidden", "message": "no"}})
+    })
+    .await;
+    configure(&world, "validating", json!([hook.definition("v.example.com", &json!({}))])).await;
+    let made = world.call(admin(), "POST", MAPS, &map("m")).await;
+    assert_eq!((made.code, made.warnings()), (201, vec!["299 - \"looked at\"".to_owned()]));
+    let bad = json!({"data": {"a": "bad"}});
+    let refused = world.call(admin(), "PATCH", &format!("{MAPS}/m"), &bad).await;
+    assert_eq!(refused.refused(403), "admission webhook \"v.example.com\" denied the request: no");
+    world.call(admin(), "DELETE", &format!("{MAPS}/m"), &Value::Null).await.refused(403);
+    let requests = hook.requests.lock().unwrap().clone();
+    let words: Vec<&str> = requests.iter().filter_map(|request| request["operation"].as_str()).collect();
+    assert_eq!(words, ["CREATE", "UPDATE", "DELETE"]);
+    let update = &requests[1];
+    assert_eq!((&update["oldObject"]["data"]["a"], &update["object"]["data"]["a"]), (&json!("1"), &json!("bad")));
+    assert_eq!(
+        (&update["name"], &update["namespace"], &update["userInfo"]["username"]),
+        (&json!("m"), &json!("shop"), &json!("admin"))
+    );
+    assert_eq!(update["resource"], json!({"group": "", "version": "v1", "resource": "configmaps"}));
+    assert_eq!(requests[2]["object"], Value::Null);
+}
+
+#[tokio::test]
+async fn mutating_webhooks_go_one_after_another_and_again_if_needed() {
+    let world = world().await;
+    let first = Hook::start(|request| {
+        let seen = request["object"]["data"]["second"].as_str().unwrap_or("no");
+        patch(&json!([{"op": "add", "path": "/data/first", "value": seen}]))
+    })
+    .await;
+    let second = Hook::start(|_| patch(&json!([{"op": "add", "path": "/data/second", "value": "yes"}]))).await;
+    let webhooks = json!([
+        first.definition("first.example.com", &json!({"reinvocationPolicy": "IfNeeded"})),
+        second.definition("second.example.com", &json!({})),
+    ]);
+    configure(&world, "mutating", webhooks).await;
+    let made = world.call(admin(), "POST", MAPS, &map("m")).await.ok();
+    assert_eq!(made["data"], json!({"a": "1", "first": "yes", "second": "yes"}));
+    assert_eq!((first.requests.lock().unwrap().len(), second.requests.lock().unwrap().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn selectors_choose_and_dry_runs_need_leave() {
+    let world = world().await;
+    let refuse = async || Hook::start(|_| json!({"allowed": false})).await;
+    let elsewhere = json!({"namespaceSelector": {"matchLabels": {"team": "b"}}});
+    let labelled = json!({"objectSelector": {"matchLabels": {"guarded": "yes"}}, "sideEffects": "Some"});
+    let webhooks = json!([
+        refuse().await.definition("n.example.com", &elsewhere),
+        refuse().await.definition("o.example.com", &labelled)
+    ]);
+    configure(&world, "validating", webhooks).await;
+    world.call(admin(), "POST", MAPS, &map("free")).await.ok();
+    let mut guarded = map("guarded");
+    guarded["metadata"]["labels"] = json!({"guarded": "yes"});
+    let refused = world.call(admin(), "POST", MAPS, &guarded).await;
+    assert_eq!(refused.refused(400), "admission webhook \"o.example.com\" denied the request without explanation");
+    let dry = world.call(admin(), "POST", &format!("{MAPS}?dryRun=All"), &guarded).await;
+    assert_eq!(dry.refused(400), "admission webhook \"o.example.com\" does not support dry run");
+    // A configuration can always be removed.
+    let path = format!("{CONFIGURATIONS}/validatingwebhookconfigurations/w");
+    world.call(admin(), "DELETE", &path, &Value::Null).await.ok();
+    world.call(admin(), "POST", MAPS, &guarded).await.ok();
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_refuses_unless_it_may_be_ignored() {
+    let world = world().await;
+    let hook = Hook::start(|_| json!({"allowed": true})).await;
+    // A certificate of somebody else is no certificate.
+    let stranger = Hook::start(|_| json!({"allowed": true})).await;
+    let strange = json!({"url": hook.url, "caBundle": stranger.bundle});
+    let definition =
+        |policy: &str| hook.definition("f.example.com", &json!({"clientConfig": strange, "failurePolicy": policy}));
+    configure(&world, "validating", json!([definition("Fail")])).await;
+    let refused = world.call(admin(), "POST", MAPS, &map("m")).await;
+    let text = refused.refused(500);
+    assert!(
+        text.starts_with(
+            "Internal error occurred: failed calling webhook \"f.example.com\": failed to call webhook: Post"
+        ),
+        "{text}"
+    );
+    let path = format!("{CONFIGURATIONS}/validatingwebhookconfigurations/w");
+    world.call(admin(), "PATCH", &path, &json!({"webhooks": [definition("Ignore")]})).await.ok();
+    world.call(admin(), "POST", MAPS, &map("m")).await.ok();
+    let lost = json!({"clientConfig": {"service": {"namespace": "shop", "name": "none"}}, "failurePolicy": "Fail"});
+    let webhooks = json!({"webhooks": [hook.definition("s.example.com", &lost)]});
+    world.call(admin(), "PATCH", &path, &webhooks).await.ok();
+    let refused = world.call(admin(), "POST", MAPS, &map("n")).await;
+    assert!(refused.refused(500).contains("service \"none\" not found"), "{}", refused.body);
+}

@@ -1,0 +1,11 @@
+//! Risk control: networks, bans, authentication.
+
+mod auth;
+mod ban;
+mod jwt;
+mod networks;
+
+pub(crate) use auth::{Authenticator, BasicUsers, Denied};
+pub(crate) use ban::{BanVerdict, Bans};
+pub(crate) use jwt::{Jwks, JwtRules};
+pub(crate) use networks::Networks;

@@ -1,0 +1,91 @@
+//! Ingresses: attached to two listeners of their own, as HTTP rules.
+
+use super::attach::Attachment;
+use super::compile::Work;
+use super::listeners::OpenListener;
+use super::objects::Held;
+use super::rules::{self, RouteKind};
+use super::{Severity, secrets};
+use crate::api::core::{IngressBackend, IngressSpec};
+use crate::api::route::{BackendRef, HttpMatch, HttpRule, PathMatch, RouteSpec};
+
+/// The class whose Ingresses are ours; those without a class are, too.
+const CLASS: &str = "mainstay";
+
+/// Opens the Ingress ports if there are Ingresses, and attaches them.
+pub(super) fn attach(work: &mut Work<'_>) {
+    let ours = |it: &&Held<IngressSpec>| it.spec.ingress_class_name.as_deref().is_none_or(|class| class == CLASS);
+    let mut ingresses: Vec<_> = work.objects.ingresses.values().filter(ours).collect();
+    ingresses.sort_by_key(|it| (it.meta.creation_timestamp.clone(), it.key.clone()));
+    if ingresses.is_empty() {
+        return;
+    }
+    let (http, https) = work.options.ingress_ports;
+    let addresses = work.options.addresses.clone();
+    if let Some(taken) = work.listeners.iter().find(|it| it.port == http || it.port == https) {
+        let message = format!("port {} is taken by a Gateway; Ingresses are not served", taken.port);
+        work.problem(ingresses[0], &["kind"], Severity::Error, message);
+        return;
+    }
+    let mut listeners = vec![work.listeners.len()];
+    work.listeners.push(OpenListener::implicit("http", http, addresses.clone(), None));
+    match secrets::ingress_config(work, &ingresses) {
+        Ok(None) => {}
+        Ok(Some(config)) => {
+            listeners.push(work.listeners.len());
+            work.listeners.push(OpenListener::implicit("https", https, addresses, Some(config)));
+        }
+        Err((ingress, message)) => work.problem(ingress, &["spec", "tls"], Severity::Error, message),
+    }
+    for ingress in ingresses {
+        attach_one(work, ingress, &listeners);
+    }
+}
+
+fn attach_one(work: &mut Work<'_>, ingress: &Held<IngressSpec>, listeners: &[usize]) {
+    let mut hosts: Vec<(Option<String>, Vec<HttpRule>)> = Vec::new();
+    for rule in &ingress.spec.rules {
+        let rules = rule.http.iter().flat_map(|it| &it.paths).map(|path| {
+            let kind = if path.path_type == "Exact" { "Exact" } else { "PathPrefix" };
+            let value = if path.path.is_empty() { "/".to_owned() } else { path.path.clone() };
+            let path_match = PathMatch { kind: Some(kind.to_owned()), value: Some(value) };
+            http_rule(work, ingress, &path.backend, Some(path_match))
+        });
+        hosts.push((rule.host.clone().filter(|host| !host.is_empty()), rules.collect()));
+    }
+    if let Some(backend) = &ingress.spec.default_backend {
+        hosts.push((None, vec![http_rule(work, ingress, backend, None)]));
+    }
+    for (host, rules) in hosts {
+        let spec = RouteSpec {
+            parent_refs: Vec::new(),
+            hostnames: host.clone().into_iter().collect(),
+            rules,
+            use_default_gateways: None,
+        };
+        let host = host.map(|it| it.to_lowercase());
+        let attachments: Vec<Attachment> = listeners.iter().map(|at| (*at, vec![host.clone()])).collect();
+        rules::attach(work, ingress, RouteKind::Ingress, &spec, &attachments);
+    }
+}
+
+fn http_rule(
+    work: &Work<'_>,
+    ingress: &Held<IngressSpec>,
+    backend: &IngressBackend,
+    path: Option<PathMatch>,
+) -> HttpRule {
+    let service = backend.service.clone().unwrap_or_default();
+    let by_name = || {
+        let key = crate::api::Key::new(&ingress.key.namespace, &service.name);
+        let held = work.objects.services.get(&key)?;
+        held.spec.ports.iter().find(|port| port.name == service.port.name).map(|port| port.port)
+    };
+    let port = service.port.number.or_else(by_name);
+    let backend = BackendRef { name: service.name.clone(), port, ..BackendRef::default() };
+    HttpRule {
+        matches: path.map(|path| HttpMatch { path: Some(path), ..HttpMatch::default() }).into_iter().collect(),
+        backend_refs: vec![backend],
+        ..HttpRule::default()
+    }
+}

@@ -1,0 +1,267 @@
+//! Certificates and keys: from Secrets to TLS configurations.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::{Ticketer, default_provider, sign};
+use rustls::crypto::verify_tls12_signature;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use super::compile::Work;
+use super::objects::Held;
+use super::upstreams::{Found, grant_exists};
+use crate::api::core::{BackendTls, IngressSpec};
+use crate::api::gateway::{GatewaySpec, Listener};
+use crate::api::route::ObjectRef;
+use crate::api::{GATEWAY_GROUP, Key};
+use crate::table::settings::{Protocol, UpstreamTls};
+
+/// Certificates, chosen by the name the client asks for; the first if none fits.
+#[derive(Debug)]
+struct Certificates(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let fits = |key: &&Arc<CertifiedKey>| {
+            let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+            let parsed = key.cert.first().and_then(|it| ParsedCertificate::try_from(it).ok());
+            name.zip(parsed).is_some_and(|(name, it)| rustls::client::verify_server_name(&it, &name).is_ok())
+        };
+        if self.0.len() == 1 {
+            return self.0.first().cloned();
+        }
+        self.0.iter().find(fits).or(self.0.first()).cloned()
+    }
+}
+
+/// The TLS configuration of a listener.
+///
+/// # Errors
+/// A reason and message for the condition `ResolvedRefs`.
+pub(super) fn server_config(
+    work: &Work<'_>,
+    gateway: &Held<GatewaySpec>,
+    listener: &Listener,
+    http: bool,
+) -> Result<Arc<ServerConfig>, (&'static str, String)> {
+    let invalid = |message: String| ("InvalidCertificateRef", message);
+    let tls = listener.tls.clone().unwrap_or_default();
+    let mut keys = Vec::new();
+    for reference in &tls.certificate_refs {
+        let key = reference_key(reference, &gateway.key);
+        if key.namespace != gateway.key.namespace
+            && !grant_exists(work, GATEWAY_GROUP, "Gateway", &gateway.key.namespace, "", "Secret", &key)
+        {
+            return Err((
+                "RefNotPermitted",
+                format!("no ReferenceGrant lets Gateway {} use Secret {key}", gateway.key),
+            ));
+        }
+        keys.push(certified_key(work, &key).map_err(invalid)?);
+    }
+    if keys.is_empty() {
+        return Err(invalid("TLS needs certificateRefs".to_owned()));
+    }
+    let client_roots = match &tls.frontend_validation {
+        Some(validation) => {
+            Some(roots(work, &gateway.key.namespace, &validation.ca_certificate_refs).map_err(invalid)?)
+        }
+        None => None,
+    };
+    build_server(keys, client_roots, http).map_err(invalid)
+}
+
+/// The TLS configuration of all Ingresses together; `None` if none has TLS.
+///
+/// # Errors
+/// The Ingress at fault, and why.
+pub(super) fn ingress_config<'a>(
+    work: &Work<'_>,
+    ingresses: &[&'a Held<IngressSpec>],
+) -> Result<Option<Arc<ServerConfig>>, (&'a Held<IngressSpec>, String)> {
+    let mut keys = Vec::new();
+    let mut last = None;
+    for ingress in ingresses {
+        for name in ingress.spec.tls.iter().filter_map(|tls| tls.secret_name.as_ref()) {
+            let key = Key::new(&ingress.key.namespace, name);
+            keys.push(certified_key(work, &key).map_err(|message| (*ingress, message))?);
+            last = Some(*ingress);
+        }
+    }
+    let Some(last) = last else { return Ok(None) };
+    build_server(keys, None, true).map(Some).map_err(|message| (last, message))
+}
+
+fn build_server(
+    keys: Vec<Arc<CertifiedKey>>,
+    client_roots: Option<RootCertStore>,
+    http: bool,
+) -> Result<Arc<ServerConfig>, String> {
+    let provider = Arc::new(default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    let builder = match client_roots {
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| error.to_string())?)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys)));
+    if http {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
+    // Tickets make resumption work across cores, which share nothing else.
+    config.ticketer = Ticketer::new().map_err(|error| error.to_string())?;
+    Ok(Arc::new(config))
+}
+
+fn certified_key(work: &Work<'_>, key: &Key) -> Result<Arc<CertifiedKey>, String> {
+    let bag = work.objects.bags.get(&("Secret", key.clone())).ok_or_else(|| format!("there is no Secret {key}"))?;
+    let field = |name: &str| bag.get(name).ok_or_else(|| format!("Secret {key} has no {name}"));
+    let chain = certificates(field("tls.crt")?).map_err(|error| format!("Secret {key}: tls.crt: {error}"))?;
+    let private = PrivateKeyDer::from_pem_slice(field("tls.key")?);
+    let private = private.map_err(|error| format!("Secret {key}: tls.key is not a PEM private key: {error}"))?;
+    let signing = sign::any_supported_type(&private).map_err(|error| format!("Secret {key}: tls.key: {error}"))?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Err(error) => Err(format!("Secret {key}: tls.key does not belong to tls.crt: {error}")),
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let chain = chain.map_err(|error| error.to_string())?;
+    if chain.is_empty() { Err("no PEM certificate in it".to_owned()) } else { Ok(chain) }
+}
+
+/// The trusted certificates of ConfigMaps or Secrets (`ca.crt`).
+fn roots(work: &Work<'_>, namespace: &str, references: &[ObjectRef]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for reference in references {
+        let kind = if reference.kind.as_deref() == Some("Secret") { "Secret" } else { "ConfigMap" };
+        let key = reference_key(reference, &Key::new(namespace, ""));
+        let pem = bag_value(work, kind, &key, &["ca.crt"])?;
+        for certificate in certificates(pem).map_err(|error| format!("{kind} {key}: ca.crt: {error}"))? {
+            roots.add(certificate).map_err(|error| format!("{kind} {key}: ca.crt: {error}"))?;
+        }
+    }
+    Ok(roots)
+}
+
+/// The first of some fields that a Secret or ConfigMap has.
+pub(super) fn bag_value<'a>(
+    work: &'a Work<'_>,
+    kind: &'static str,
+    key: &Key,
+    fields: &[&str],
+) -> Result<&'a [u8], String> {
+    let bag = work.objects.bags.get(&(kind, key.clone())).ok_or_else(|| format!("there is no {kind} {key}"))?;
+    let found = fields.iter().find_map(|field| bag.get(*field));
+    found.map(Vec::as_slice).ok_or_else(|| format!("{kind} {key} has no {}", fields.join(" or ")))
+}
+
+/// The key of a reference; in the referrer's namespace if it names none.
+pub(super) fn reference_key(reference: &ObjectRef, from: &Key) -> Key {
+    Key::new(reference.namespace.as_deref().unwrap_or(&from.namespace), &reference.name)
+}
+
+/// TLS to a backend: by a BackendTLSPolicy, else by the Backend itself.
+///
+/// # Errors
+/// What could not be resolved.
+pub(super) fn client_config<T>(
+    work: &Work<'_>,
+    route: &Held<T>,
+    found: &Found,
+    key: &Key,
+) -> Result<Option<Arc<UpstreamTls>>, String> {
+    let targets = |it: &&Held<crate::api::core::BackendTlsPolicySpec>| {
+        it.key.namespace == key.namespace
+            && it.spec.target_refs.iter().any(|target| {
+                target.kind == found.kind
+                    && target.name == key.name
+                    && (target.section_name.is_none() || target.section_name == found.section)
+            })
+    };
+    let written = match work.objects.tls_policies.values().find(targets) {
+        Some(policy) => Some(BackendTls {
+            hostname: Some(policy.spec.validation.hostname.clone()),
+            ca_certificate_refs: policy.spec.validation.ca_certificate_refs.clone(),
+            ..BackendTls::default()
+        }),
+        None => found.tls.clone(),
+    };
+    let Some(written) = written else { return Ok(None) };
+    if !written.insecure_skip_verify && written.ca_certificate_refs.is_empty() {
+        return Err(format!("TLS to {} {key} (route {}) needs caCertificateRefs", found.kind, route.key));
+    }
+    let provider = Arc::new(default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    let verifier: Arc<dyn ServerCertVerifier> = if written.insecure_skip_verify {
+        Arc::new(AnyCertificate(provider))
+    } else {
+        let roots = roots(work, &key.namespace, &written.ca_certificate_refs)?;
+        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        built.map_err(|error| error.to_string())?
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = match &written.client_certificate_ref {
+        Some(reference) => {
+            let certified = certified_key(work, &reference_key(reference, key))?;
+            builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = match found.protocol {
+        Protocol::Http1 => vec![b"http/1.1".to_vec()],
+        Protocol::Http2 => vec![b"h2".to_vec()],
+    };
+    Ok(Some(Arc::new(UpstreamTls { config: Arc::new(config), hostname: written.hostname })))
+}
+
+/// Believes any certificate, because the configuration says so; signatures are still checked.
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,180 @@
+//! The data plane: one of these on each core, with nothing shared on the path of a request but what must be exact.
+//!
+//! # Flow
+//! `accept` takes connections → `serve` is the journey of a request → `forward` and `race` ask endpoints → `tunnel` carries
+//! what is no HTTP any more. `live` is the configuration; a request holds the one it began with, and the next one on the same
+//! connection sees the new.
+
+mod accept;
+mod cached;
+mod convert;
+mod forward;
+mod headers;
+mod keys;
+mod live;
+mod proxy_protocol;
+mod race;
+mod reply;
+mod serve;
+mod sni;
+mod tunnel;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+pub(crate) use live::Live;
+
+use crate::access_log::AccessLog;
+use crate::registry::Registry;
+use crate::sockets::Sockets;
+use crate::upstream::Group;
+use accept::Listening;
+use live::CoreTable;
+
+/// How often waiting attempts are looked through, while there are any.
+const TICK: Duration = Duration::from_millis(5);
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// One core's data plane.
+pub(crate) struct Core {
+    pub(crate) registry: Registry,
+    table: RefCell<Rc<CoreTable>>,
+    /// Groups that the present table does not have, while requests wait in them.
+    retired: RefCell<Vec<Rc<Group>>>,
+    ticking: Cell<bool>,
+    wake: Notify,
+    zone: Option<Arc<str>>,
+    log: Option<AccessLog>,
+    listening: RefCell<Vec<Listening>>,
+}
+
+/// What a core is started with.
+pub(crate) struct CoreOptions {
+    pub(crate) registry: Registry,
+    pub(crate) sockets: Arc<Sockets>,
+    pub(crate) zone: Option<Arc<str>>,
+    pub(crate) log: Option<AccessLog>,
+}
+
+impl Core {
+    /// Runs until told to stop and every connection has ended, or `drain` is over.
+    pub(crate) async fn run(options: CoreOptions, mut configurations: watch::Receiver<Arc<Live>>, drain: Duration) {
+        let CoreOptions { registry, sockets, zone, log } = options;
+        let empty = CoreTable::new(Arc::default(), None, &registry, None, Instant::now());
+        let core = Rc::new(Self {
+            registry,
+            table: RefCell::new(Rc::new(empty)),
+            retired: RefCell::default(),
+            ticking: Cell::new(false),
+            wake: Notify::new(),
+            zone,
+            log,
+            listening: RefCell::default(),
+        });
+        tokio::task::spawn_local(core.clone().tick());
+        tokio::task::spawn_local(core.clone().sweep());
+        loop {
+            let live = configurations.borrow_and_update().clone();
+            if core.shared().draining.load(Ordering::Relaxed) {
+                break;
+            }
+            core.take_over(live, &sockets);
+            if configurations.changed().await.is_err() {
+                break;
+            }
+        }
+        core.listening.borrow_mut().clear();
+        let end = Instant::now() + drain;
+        while core.shared().connections.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &crate::registry::Shared {
+        &self.registry.shared
+    }
+
+    /// The configuration for a request that begins now.
+    pub(super) fn table(&self) -> Rc<CoreTable> {
+        self.table.borrow().clone()
+    }
+
+    fn take_over(self: &Rc<Self>, live: Arc<Live>, sockets: &Sockets) {
+        let before = self.table();
+        let table = CoreTable::new(live.clone(), Some(&before), &self.registry, self.zone.as_ref(), Instant::now());
+        let kept = |group: &Rc<Group>| table.groups.iter().any(|it| Rc::ptr_eq(it, group));
+        self.retired.borrow_mut().extend(before.groups.iter().filter(|it| !kept(it)).cloned());
+        *self.table.borrow_mut() = Rc::new(table);
+        let mut listening = self.listening.borrow_mut();
+        let wanted: Vec<(SocketAddr, usize)> = live
+            .table
+            .ports
+            .iter()
+            .enumerate()
+            .flat_map(|(index, port)| port.addresses.iter().map(move |address| (*address, index)))
+            .collect();
+        listening.retain(|it| wanted.iter().any(|(address, _)| *address == it.address));
+        for (address, index) in wanted {
+            let port = live.table.ports[index].clone();
+            match listening.iter().find(|it| it.address == address) {
+                Some(known) => known.set(port),
+                None => {
+                    // This core's own sockets, and those it inherited from cores that are no more.
+                    for socket in sockets.of(address, self.registry.core) {
+                        listening.extend(Listening::start(self.clone(), address, socket, port.clone()));
+                    }
+                }
+            }
+        }
+        live.taken.fetch_add(1, Ordering::Release);
+    }
+
+    /// Someone begins to wait for an endpoint.
+    pub(super) fn wake(&self) {
+        if !self.ticking.replace(true) {
+            self.wake.notify_one();
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        loop {
+            self.wake.notified().await;
+            loop {
+                tokio::time::sleep(TICK).await;
+                let now = Instant::now();
+                let table = self.table();
+                let mut waits = false;
+                for group in &table.groups {
+                    waits |= group.tick(now);
+                }
+                self.retired.borrow_mut().retain(|group| {
+                    waits |= group.tick(now);
+                    group.active.get() > 0
+                });
+                if !waits {
+                    break;
+                }
+            }
+            self.ticking.set(false);
+        }
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let now = Instant::now();
+            for group in &self.table().groups {
+                for host in &group.hosts {
+                    host.sweep(now, group.spec.settings.idle_timeout);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The gateway: listen → route → limit → pick → forward.
+//!
+//! # Role
+//! A reverse proxy for HTTP/1.1, HTTP/2, gRPC, WebSocket, TLS and TCP, configured with Gateway API objects. It needs nothing of
+//! the engine, and nothing of it is needed by the engine.
+//!
+//! # Flow
+//! `config` compiles objects into an immutable `table`; `control` publishes it to the cores; on each core, `core` carries
+//! requests by it, with the help of pure parts that know neither sockets nor clocks: `balance`, `health`, `limit`, `breaker`,
+//! `cache`, `access`.
+//!
+//! # Guarantees
+//! - A request is answered by one configuration, the one that was live when it began.
+//! - Cores share nothing on the path of a request but what must be counted exactly (rate limits, bulkheads, circuits), and
+//!   caches, and only where a policy asks for it.
+//! - Every queue, table, body and wait has a limit.
+
+mod access;
+mod access_log;
+mod admin;
+mod api;
+mod balance;
+mod body;
+mod breaker;
+mod cache;
+mod checks;
+mod config;
+mod control;
+mod core;
+mod grpc_web;
+mod gzip;
+mod health;
+mod limit;
+mod metrics;
+mod registry;
+mod sockets;
+mod table;
+mod upstream;
+
+use std::path::PathBuf;
+
+pub use config::ConfigError;
+pub use control::{GatewayError, Options, ask_admin, run};
+
+/// What a check of a configuration found.
+#[derive(Debug)]
+pub struct Checked {
+    /// Every problem, as `FILE:LINE: error|warning: OBJECT: MESSAGE`, sorted.
+    pub problems: Vec<String>,
+    /// How many of them are errors.
+    pub errors: usize,
+    /// What it adds up to, in words.
+    pub summary: String,
+}
+
+/// Reads and compiles a configuration without serving it.
+///
+/// # Errors
+/// A file that cannot be read, or is no YAML.
+pub fn check(files: &[PathBuf]) -> Result<Checked, ConfigError> {
+    let sources = config::source::read(files)?;
+    let objects = config::Objects::decode(&sources);
+    let compiled = config::compile(&objects, &config::Options::default());
+    let table = &compiled.table;
+    let ports: Vec<String> = table.ports.iter().flat_map(|it| &it.addresses).map(ToString::to_string).collect();
+    let endpoints: usize = table.upstreams.iter().map(|it| it.endpoints.len()).sum();
+    let summary = format!(
+        "{} objects: listens on {}; {} rules, {} upstreams with {endpoints} endpoints",
+        sources.len(),
+        if ports.is_empty() { "nothing".to_owned() } else { ports.join(", ") },
+        table.rules.len(),
+        table.upstreams.len(),
+    );
+    let errors = compiled.problems.iter().filter(|it| it.severity == config::Severity::Error).count();
+    Ok(Checked { problems: compiled.problems.iter().map(ToString::to_string).collect(), errors, summary })
+}

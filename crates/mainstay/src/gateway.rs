@@ -1,0 +1,140 @@
+//! `mainstay gateway`: the command line of the gateway.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use mainstay_gateway::{Options, ask_admin};
+
+use crate::AnyError;
+
+/// Where the admin listens unless told otherwise.
+const ADMIN: &str = "127.0.0.1:9901";
+
+/// `mainstay gateway`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct GatewayArgs {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What else can be done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Read a configuration, say what is wrong with it and where, and what it adds up to
+    Check {
+        /// Files and directories with Gateway API objects
+        #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Degrade on purpose: `ls`, `on NAME`, `off NAME`; `noncore` switches off all non-core routes
+    Degrade {
+        /// ls, on or off
+        action: String,
+        /// The switch
+        name: Option<String>,
+        /// The admin of the gateway
+        #[arg(long, default_value = ADMIN)]
+        admin: SocketAddr,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Files and directories with Gateway API objects; read again when they change
+    #[arg(short = 'f', long = "filename", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Address to listen on where a Gateway names none; may be repeated
+    #[arg(long = "address", value_name = "ADDRESS", default_values_t = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)])]
+    pub addresses: Vec<IpAddr>,
+    /// Threads that carry traffic (default: one for each processor)
+    #[arg(long)]
+    pub cores: Option<usize>,
+    /// Address of the admin: metrics, configuration, switches; `off` for none
+    #[arg(long, default_value = ADMIN)]
+    pub admin: String,
+    /// The zone this gateway is in
+    #[arg(long)]
+    pub zone: Option<String>,
+    /// Access log: a file, or - for standard output
+    #[arg(long, value_name = "PATH")]
+    pub access_log: Option<PathBuf>,
+    /// Template of a line of it, for example '{client} {method} {path} {status} {ms}'; JSON without one
+    #[arg(long, value_name = "TEMPLATE")]
+    pub access_log_template: Option<String>,
+    /// Socket on which a new process takes the listening sockets over from the running one
+    #[arg(long, value_name = "PATH")]
+    pub hand_over: Option<PathBuf>,
+    /// Seconds to finish requests in flight when told to stop
+    #[arg(long, default_value_t = 30)]
+    pub drain: u64,
+    /// Port of Ingresses
+    #[arg(long, default_value_t = 80)]
+    pub ingress_http_port: u16,
+    /// TLS port of Ingresses
+    #[arg(long, default_value_t = 443)]
+    pub ingress_https_port: u16,
+}
+
+/// Runs the command; answers whether all is well.
+pub fn run(args: GatewayArgs) -> Result<bool, AnyError> {
+    match args.verb {
+        Some(Verb::Check { files }) => check(&files),
+        Some(Verb::Degrade { action, name, admin }) => {
+            crate::small_runtime()?.block_on(degrade(admin, &action, name.as_deref())).map(|()| true)
+        }
+        None => serve(args.serve).map(|()| true),
+    }
+}
+
+fn check(files: &[PathBuf]) -> Result<bool, AnyError> {
+    let checked = mainstay_gateway::check(files)?;
+    for problem in &checked.problems {
+        println!("{problem}");
+    }
+    println!("{}", checked.summary);
+    Ok(checked.errors == 0)
+}
+
+async fn degrade(admin: SocketAddr, action: &str, name: Option<&str>) -> Result<(), AnyError> {
+    let answer = match (action, name) {
+        ("ls", None) => ask_admin(admin, "GET", "/degrade").await?,
+        ("on", Some(name)) => ask_admin(admin, "PUT", &format!("/degrade/{name}")).await?,
+        ("off", Some(name)) => ask_admin(admin, "DELETE", &format!("/degrade/{name}")).await?,
+        _ => return Err("write `degrade ls`, `degrade on NAME` or `degrade off NAME`".into()),
+    };
+    print!("{answer}");
+    Ok(())
+}
+
+fn serve(args: ServeArgs) -> Result<(), AnyError> {
+    crate::log_to_stderr();
+    if args.files.is_empty() {
+        return Err("nothing to serve: name files or directories with -f".into());
+    }
+    let admin = match args.admin.as_str() {
+        "off" => None,
+        address => Some(address.parse().map_err(|_| format!("--admin {address}: write ADDRESS:PORT or off"))?),
+    };
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    mainstay_gateway::run(Options {
+        files: args.files,
+        addresses: args.addresses,
+        cores: args.cores.unwrap_or(processors),
+        admin,
+        zone: args.zone,
+        access_log: args.access_log,
+        access_log_template: args.access_log_template,
+        hand_over: args.hand_over,
+        drain: Duration::from_secs(args.drain),
+        ingress_ports: (args.ingress_http_port, args.ingress_https_port),
+    })?;
+    Ok(())
+}
