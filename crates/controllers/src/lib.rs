@@ -52,6 +52,7 @@ use kube::Client;
 use mainstay_informer::leader;
 use tokio::task::JoinSet;
 
+pub use node_lifecycle::HOLLOW;
 pub use settings::{HeartbeatSettings, Settings, Signer};
 
 use crate::caches::Caches;

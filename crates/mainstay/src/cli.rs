@@ -102,6 +102,9 @@ pub struct UpArgs {
     /// Number of zones the nodes are spread over (default 3, or as before)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub zones: Option<u32>,
+    /// Further nodes that only pretend to run pods, for work at scale (default none, or as before)
+    #[arg(long)]
+    pub hollow_nodes: Option<u32>,
     /// Which instance
     #[command(flatten)]
     pub data: DataDir,

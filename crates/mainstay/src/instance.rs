@@ -69,6 +69,9 @@ pub struct Instance {
     pub nodes: u32,
     /// Over how many zones they are spread.
     pub zones: u32,
+    /// How many nodes only pretend to be, for work at scale.
+    #[serde(default)]
+    pub hollow_nodes: u32,
 }
 
 impl Instance {
@@ -229,6 +232,7 @@ mod tests {
             network: "10.90.0.0/16".to_owned(),
             nodes: 3,
             zones: 2,
+            hollow_nodes: 0,
         };
         assert!(matches!(Instance::load(directory.path()), Err(InstanceError::Missing(_))));
         instance.save().unwrap();

@@ -11,6 +11,7 @@ mod down;
 mod encryption;
 mod fault;
 mod gateway;
+mod hollow;
 mod instance;
 mod node;
 mod pki;

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap};
+use mainstay_informer::leader::LeaderSettings;
 use mainstay_model::status::ApiError;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -82,7 +83,7 @@ pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
     let instance = match loaded {
         Ok(instance) => Instance { api, ..instance },
         Err(InstanceError::Missing(data_dir)) => {
-            Instance { data_dir, api, network: DEFAULT_NETWORK.to_owned(), nodes: 0, zones: 1 }
+            Instance { data_dir, api, network: DEFAULT_NETWORK.to_owned(), nodes: 0, zones: 1, hollow_nodes: 0 }
         }
         Err(error) => return Err(error.into()),
     };
@@ -133,11 +134,20 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         ..mainstay_controllers::Settings::default()
     };
     let client = |name: &str| api.client(User::internal(name));
+    // Of several servers over one etcd, one acts.
+    let leader = |name: &str| {
+        let shared = state::etcd(&args.store).is_ok_and(|etcd| etcd.is_some());
+        shared.then(|| LeaderSettings::new(name, format!("{}_{}", instance.api, std::process::id())))
+    };
+    let controllers = mainstay_controllers::Settings { leader: leader("kube-controller-manager"), ..controllers };
+    let scheduler =
+        mainstay_scheduler::Settings { leader: leader("kube-scheduler"), ..mainstay_scheduler::Settings::default() };
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
         () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
+        () = crate::hollow::run(client("system:kube-controller-manager"), instance.hollow_nodes), if instance.hollow_nodes > 0 => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
-        () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
+        () = mainstay_scheduler::run(client("system:kube-scheduler"), scheduler) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host), if !alone => {}
         _ = terminate.recv() => {}
     }

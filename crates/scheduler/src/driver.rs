@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
+use mainstay_informer::leader::{self, LeaderSettings};
 use mainstay_informer::{Cache, Change, ObjectKey, Scope};
 use tokio::task::JoinSet;
 
@@ -37,6 +38,8 @@ const BIND_RETRY: Duration = Duration::from_millis(100);
 pub struct Settings {
     /// Only pods that ask for this scheduler (`spec.schedulerName`) are bound.
     pub scheduler_name: String,
+    /// Of several servers one schedules; without this every one does, which is right only for one.
+    pub leader: Option<LeaderSettings>,
     /// Whether full or empty nodes are better.
     pub strategy: Strategy,
     /// How often one pod is evicted that stands in the way of its spread; never without.
@@ -46,7 +49,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let scheduler_name = "default-scheduler".to_owned();
-        Self { scheduler_name, strategy: Strategy::default(), rebalance_every: None }
+        Self { scheduler_name, leader: None, strategy: Strategy::default(), rebalance_every: None }
     }
 }
 
@@ -77,8 +80,15 @@ impl Caches {
     }
 }
 
-/// Runs the scheduler until the future is dropped.
+/// Runs the scheduler until the future is dropped; with [`Settings::leader`], while this process leads.
 pub async fn run(client: Client, settings: Settings) {
+    match settings.leader.clone() {
+        Some(leader) => leader::lead(client.clone(), leader, || work(client.clone(), settings.clone())).await,
+        None => work(client, settings).await,
+    }
+}
+
+async fn work(client: Client, settings: Settings) {
     let caches = Caches::default();
     let mut tasks = JoinSet::new();
     caches.start(&client, &mut tasks).await;

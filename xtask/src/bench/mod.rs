@@ -4,6 +4,7 @@
 
 mod memory;
 mod report;
+mod scheduler;
 mod up;
 
 use clap::{Args, Subcommand};
@@ -21,11 +22,14 @@ pub(crate) struct BenchArgs {
 enum Bench {
     /// From process start to all pods of examples/shop Ready, and what it costs in memory
     Up(up::UpArgs),
+    /// Pods a second that find their nodes: the core alone, and the whole control plane with hollow nodes
+    Scheduler(scheduler::SchedulerArgs),
 }
 
 /// Runs the bench asked for.
 pub(crate) fn run(args: &BenchArgs) -> Outcome {
     match &args.name {
         Bench::Up(args) => up::run(args),
+        Bench::Scheduler(args) => scheduler::run(args),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::process::{Failure, Outcome, at};
 
-/// One figure. Smaller is better in all of them so far.
+/// One figure.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) metric: String,
@@ -31,6 +31,13 @@ impl Row {
     /// A figure with a goal it should not exceed.
     pub(crate) fn at_most(metric: &str, value: f64, unit: &'static str, goal: f64) -> Self {
         Self { goal: Some(goal), goal_met: Some(value <= goal), ..Self::plain(metric, value, unit) }
+    }
+}
+
+impl Row {
+    /// A figure with a goal it should reach.
+    pub(crate) fn at_least(metric: &str, value: f64, unit: &'static str, goal: f64) -> Self {
+        Self { goal: Some(goal), goal_met: Some(value >= goal), ..Self::plain(metric, value, unit) }
     }
 }
 

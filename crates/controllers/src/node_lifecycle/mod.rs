@@ -41,6 +41,8 @@ use crate::object::{annotation, is_finished, is_ready, is_terminating, name, nod
 use crate::placement::tolerates;
 use crate::settings::HeartbeatSettings;
 
+/// The annotation of a Node that renews no Lease and is not judged.
+pub const HOLLOW: &str = "mainstay.dev/hollow";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// How often a node whose pods are held back is looked at again.
 const PACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -367,7 +369,8 @@ fn zone_of(node: &Node) -> String {
 /// For each node what its Lease says: the renewal time and holder, as text to compare.
 pub(crate) fn renewals(caches: &Caches) -> BTreeMap<String, Option<String>> {
     let of = |node: &str| said(&*caches.leases.get(LEASE_NAMESPACE, node)?);
-    caches.nodes.list().iter().map(|node| (name(&**node).to_owned(), of(name(&**node)))).collect()
+    let judged = caches.nodes.filter(|node| annotation(node, HOLLOW).is_none());
+    judged.iter().map(|node| (name(&**node).to_owned(), of(name(&**node)))).collect()
 }
 
 fn said(lease: &Lease) -> Option<String> {

@@ -162,6 +162,7 @@ fn wanted(args: &UpArgs, data_dir: std::path::PathBuf, before: Option<&Instance>
         network: network.unwrap_or_else(|| instance::DEFAULT_NETWORK.to_owned()),
         nodes: args.nodes.or(before.map(|before| before.nodes)).unwrap_or(3),
         zones: args.zones.or(before.map(|before| before.zones)).unwrap_or(3),
+        hollow_nodes: args.hollow_nodes.or(before.map(|before| before.hollow_nodes)).unwrap_or(0),
     }
 }
 
@@ -174,6 +175,8 @@ fn difference(before: &Instance, wanted: &Instance) -> Option<&'static str> {
         Some("--nodes")
     } else if before.zones != wanted.zones {
         Some("--zones")
+    } else if before.hollow_nodes != wanted.hollow_nodes {
+        Some("--hollow-nodes")
     } else {
         None
     }
