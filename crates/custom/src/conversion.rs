@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn answers_are_checked() {
-        let old = vec![json!({"apiVersion": "e.com/v1", "kind": "W", "metadata": {"name": "a", "uid": "u"}, "spec": 1})];
+        let old =
+            vec![json!({"apiVersion": "e.com/v1", "kind": "W", "metadata": {"name": "a", "uid": "u"}, "spec": 1})];
         let asked = request("apiextensions.k8s.io/v1", "id", "e.com/v2", &old);
         assert_eq!(asked["request"]["desiredAPIVersion"], "e.com/v2");
         let good = json!({"kind": "ConversionReview", "response": {"uid": "id", "result": {"status": "Success"},

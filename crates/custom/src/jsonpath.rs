@@ -112,7 +112,9 @@ impl Step {
             (Self::Field(name), Value::Object(map)) => map.get(name).into_iter().collect(),
             (Self::Wildcard, Value::Object(map)) => map.values().collect(),
             (Self::Wildcard, Value::Array(items)) => items.iter().collect(),
-            (Self::Index(index), Value::Array(items)) => position(*index, items.len()).map(|i| &items[i]).into_iter().collect(),
+            (Self::Index(index), Value::Array(items)) => {
+                position(*index, items.len()).map(|i| &items[i]).into_iter().collect()
+            }
             (Self::Slice(from, to, step), Value::Array(items)) => {
                 let bound = |given: &Option<i64>, otherwise: usize| match given {
                     None => otherwise,
@@ -226,8 +228,8 @@ impl<'a> Reader<'a> {
                     self.at += escaped.len_utf8();
                     continue;
                 }
-                '.' | '[' | ']' | ')' | '(' | ' ' | '=' | '!' | '<' | '>' | '"' | '\'' | '@' | '?' | '*' | '{' | '}'
-                | ',' => break,
+                '.' | '[' | ']' | ')' | '(' | ' ' | '=' | '!' | '<' | '>' | '"' | '\'' | '@' | '?' | '*' | '{'
+                | '}' | ',' => break,
                 _ => name.push(c),
             }
             self.at += c.len_utf8();

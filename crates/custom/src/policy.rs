@@ -145,7 +145,8 @@ impl Policy {
         }
         let mut outcome = Outcome::default();
         for validation in &self.validations {
-            let result = meter.within(COST_OF_EXPRESSION_MAX, |meter| evaluate_bool(&validation.program, &scope, meter));
+            let result =
+                meter.within(COST_OF_EXPRESSION_MAX, |meter| evaluate_bool(&validation.program, &scope, meter));
             match result {
                 Ok(Some(true)) => {}
                 Ok(_) => {

@@ -94,7 +94,11 @@ impl Version {
 
 fn row(definition: &Value, version: &Value) -> Resource {
     let names = &definition["status"]["acceptedNames"];
-    let names = if names["plural"].as_str().is_some_and(|plural| !plural.is_empty()) { names } else { &definition["spec"]["names"] };
+    let names = if names["plural"].as_str().is_some_and(|plural| !plural.is_empty()) {
+        names
+    } else {
+        &definition["spec"]["names"]
+    };
     let text = |field: &str| names[field].as_str().unwrap_or_default().to_owned();
     let list = |field: &str| -> Vec<String> {
         names[field].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()

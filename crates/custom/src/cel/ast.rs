@@ -37,11 +37,24 @@ pub(crate) enum Node {
     Literal(Literal),
     Ident(String),
     /// `a.b`, `a.?b`, and `has(a.b)` with `test`.
-    Select { operand: Box<Expr>, field: String, test: bool, optional: bool },
+    Select {
+        operand: Box<Expr>,
+        field: String,
+        test: bool,
+        optional: bool,
+    },
     /// `a[b]` and `a[?b]`.
-    Index { operand: Box<Expr>, index: Box<Expr>, optional: bool },
+    Index {
+        operand: Box<Expr>,
+        index: Box<Expr>,
+        optional: bool,
+    },
     /// A function, an operator by its name (`_+_`), or with `target` a method.
-    Call { function: String, target: Option<Box<Expr>>, args: Vec<Expr> },
+    Call {
+        function: String,
+        target: Option<Box<Expr>>,
+        args: Vec<Expr>,
+    },
     /// Operators that do not always look at all operands.
     And(Box<Expr>, Box<Expr>),
     Or(Box<Expr>, Box<Expr>),
@@ -51,11 +64,27 @@ pub(crate) enum Node {
     Map(Vec<(Expr, Expr, bool)>),
     /// A type name with braces: no types can be made so here.
     Message(String),
-    Loop { kind: Loop, range: Box<Expr>, first: String, second: Option<String>, filter: Option<Box<Expr>>, body: Box<Expr> },
+    Loop {
+        kind: Loop,
+        range: Box<Expr>,
+        first: String,
+        second: Option<String>,
+        filter: Option<Box<Expr>>,
+        body: Box<Expr>,
+    },
     /// `optMap` and, with `flat`, `optFlatMap`.
-    OptionalMap { target: Box<Expr>, variable: String, body: Box<Expr>, flat: bool },
+    OptionalMap {
+        target: Box<Expr>,
+        variable: String,
+        body: Box<Expr>,
+        flat: bool,
+    },
     /// `cel.bind`.
-    Bind { variable: String, value: Box<Expr>, body: Box<Expr> },
+    Bind {
+        variable: String,
+        value: Box<Expr>,
+        body: Box<Expr>,
+    },
 }
 
 impl Expr {
@@ -82,7 +111,9 @@ impl Expr {
                 left.free_names(bound, found);
                 right.free_names(bound, found);
             }
-            Node::Conditional(test, yes, no) => [test, yes, no].into_iter().for_each(|expr| expr.free_names(bound, found)),
+            Node::Conditional(test, yes, no) => {
+                [test, yes, no].into_iter().for_each(|expr| expr.free_names(bound, found))
+            }
             Node::List(items) => items.iter().for_each(|(item, _)| item.free_names(bound, found)),
             Node::Map(entries) => {
                 for (key, value, _) in entries {

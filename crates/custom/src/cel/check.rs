@@ -9,13 +9,12 @@ use super::{CompileError, Environment};
 
 /// The type of a whole expression.
 pub(super) fn check(expr: &Expr, source: &str, environment: &Environment) -> Result<Type, CompileError> {
-    Checker { source, environment, scopes: Vec::new() }.expr(expr)
+    Checker { source, environment, scopes: Vec::new(), mixed: false }.expr(expr)
 }
 
 /// Names of types that can be used as values.
-const TYPE_NAMES: &[&str] = &[
-    "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "optional_type", "string", "type", "uint",
-];
+const TYPE_NAMES: &[&str] =
+    &["bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "optional_type", "string", "type", "uint"];
 
 type Checked = Result<Type, CompileError>;
 
@@ -24,6 +23,8 @@ struct Checker<'e> {
     environment: &'e Environment,
     /// Variables of the loops around the current place.
     scopes: Vec<(String, Type)>,
+    /// Whether literals may hold values of several types, as the arguments of `format` do.
+    mixed: bool,
 }
 
 impl Checker<'_> {
@@ -35,7 +36,9 @@ impl Checker<'_> {
         Ok(match &expr.node {
             Node::Literal(literal) => literal_type(literal),
             Node::Ident(name) => return self.ident(expr, name),
-            Node::Select { operand, field, test, optional } => return self.select(expr, operand, field, *test, *optional),
+            Node::Select { operand, field, test, optional } => {
+                return self.select(expr, operand, field, *test, *optional);
+            }
             Node::Index { operand, index, optional } => return self.index(expr, operand, index, *optional),
             Node::Call { function, target, args } => return self.call(expr, function, target.as_deref(), args),
             Node::And(left, right) | Node::Or(left, right) => {
@@ -81,7 +84,14 @@ impl Checker<'_> {
                 let inner = match self.expr(target)? {
                     Type::Optional(inner) => (*inner).clone(),
                     Type::Dyn => Type::Dyn,
-                    other => return Err(self.no_overload(expr, if *flat { "optFlatMap" } else { "optMap" }, true, &[other])),
+                    other => {
+                        return Err(self.no_overload(
+                            expr,
+                            if *flat { "optFlatMap" } else { "optMap" },
+                            true,
+                            &[other],
+                        ));
+                    }
                 };
                 let body_type = self.scoped(vec![(variable.clone(), inner)], |checker| checker.expr(body))?;
                 if *flat { body_type } else { Type::optional(body_type) }
@@ -118,7 +128,7 @@ impl Checker<'_> {
     fn same(&self, expr: &Expr, before: Option<Type>, found: Type) -> Checked {
         let Some(before) = before else { return Ok(found) };
         let message = || format!("expected type '{before}' but found '{found}'");
-        join(&before, &found).ok_or_else(|| self.error(expr, message()))
+        join(&before, &found).or(self.mixed.then_some(Type::Dyn)).ok_or_else(|| self.error(expr, message()))
     }
 
     fn ident(&self, expr: &Expr, name: &str) -> Checked {
@@ -191,9 +201,11 @@ impl Checker<'_> {
             return Err(self.undeclared(expr, name));
         };
         let mut types = Vec::with_capacity(args.len() + 1);
+        let outside = std::mem::replace(&mut self.mixed, self.mixed || name == "format");
         for part in target.into_iter().chain(args) {
             types.push(self.expr(part)?);
         }
+        self.mixed = outside;
         let mut results = function.signatures.iter().filter_map(|signature| signature.result(&types));
         let Some(first) = results.next() else { return Err(self.no_overload(expr, name, member, &types)) };
         // Arguments that are known only at run time may fit several.
@@ -215,7 +227,9 @@ impl Checker<'_> {
             (Type::List(shape), Some(_)) => (Type::Int, shape.item.clone()),
             (Type::Map(entry), _) => (entry.0.clone(), entry.1.clone()),
             (other, _) => {
-                let rule = format!("expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)");
+                let rule = format!(
+                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
                 return Err(self.error(range, rule));
             }
         };
@@ -318,7 +332,8 @@ impl Signature {
     /// The result for these arguments, if they fit.
     fn result(&self, args: &[Type]) -> Option<Type> {
         let mut open = [const { None }; 2];
-        let good = self.args.len() == args.len() && self.args.iter().zip(args).all(|(wanted, given)| fits(wanted, given, &mut open));
+        let good = self.args.len() == args.len()
+            && self.args.iter().zip(args).all(|(wanted, given)| fits(wanted, given, &mut open));
         good.then(|| fill(&self.result, &open))
     }
 }

@@ -63,8 +63,9 @@ impl Meter {
             return Ok(regex.clone());
         }
         self.charge(100 + text.len() as u64 * 10)?;
-        let regex = crate::pattern::compile(text)
-            .map_err(|_| EvalError::Other(format!("error parsing regexp: {}", crate::pattern::check(text).err().unwrap_or_default())))?;
+        let regex = crate::pattern::compile(text).map_err(|_| {
+            EvalError::Other(format!("error parsing regexp: {}", crate::pattern::check(text).err().unwrap_or_default()))
+        })?;
         let regex = Rc::new(regex);
         if self.regexes.len() < REGEXES_MAX {
             self.regexes.insert(text.to_owned(), regex.clone());
@@ -102,9 +103,7 @@ impl<'a> Estimate<'a> {
             Node::Index { operand, index, .. } => self.sum([&**operand, &**index]),
             Node::Call { target, args, .. } => self.sum(target.as_deref().into_iter().chain(args)),
             Node::And(left, right) | Node::Or(left, right) => self.sum([&**left, &**right]),
-            Node::Conditional(test, yes, no) => {
-                self.expr(test).saturating_add(self.expr(yes).max(self.expr(no)))
-            }
+            Node::Conditional(test, yes, no) => self.expr(test).saturating_add(self.expr(yes).max(self.expr(no))),
             Node::List(items) => self.sum(items.iter().map(|(item, _)| item)),
             Node::Map(entries) => self.sum(entries.iter().flat_map(|(key, value, _)| [key, value])),
             Node::Loop { range, first, second, filter, body, .. } => {
@@ -118,7 +117,9 @@ impl<'a> Estimate<'a> {
                 self.scopes.truncate(before);
                 self.expr(range).saturating_add(count.saturating_mul(each))
             }
-            Node::OptionalMap { target: value, body, .. } | Node::Bind { value, body, .. } => self.sum([&**value, &**body]),
+            Node::OptionalMap { target: value, body, .. } | Node::Bind { value, body, .. } => {
+                self.sum([&**value, &**body])
+            }
         };
         inner.saturating_add(1)
     }

@@ -9,7 +9,11 @@ use super::value::{List, Map, Text, Val, map_of};
 use super::{EvalError, Meter, Variables, functions};
 
 /// The value of an expression.
-pub(super) fn evaluate<'a>(expr: &'a Expr, variables: &dyn Variables<'a>, meter: &mut Meter) -> Result<Val<'a>, EvalError> {
+pub(super) fn evaluate<'a>(
+    expr: &'a Expr,
+    variables: &dyn Variables<'a>,
+    meter: &mut Meter,
+) -> Result<Val<'a>, EvalError> {
     Evaluator { variables, meter, scopes: Vec::new() }.expr(expr)
 }
 

@@ -29,8 +29,8 @@ use ast::Expr;
 pub use cost::{Meter, Sizes};
 pub use functions::net::Url;
 pub use functions::time::{parse_date_time, parse_duration};
-pub(crate) use types::{schema_type, unescape};
 pub use types::{Field, ListShape, ObjectType, Type};
+pub(crate) use types::{schema_type, unescape};
 pub use value::{Key, List, Map, Text, Val};
 
 /// Why an expression is refused: what is wrong and where.

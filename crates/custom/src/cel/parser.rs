@@ -18,8 +18,23 @@ const SOURCE_MAX: usize = 100_000;
 
 /// Words that can name neither a variable nor a function.
 const RESERVED: &[&str] = &[
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace",
-    "return", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// Binary operators with their strength; stronger binds tighter. `&&` and `||` are apart.
@@ -139,7 +154,8 @@ impl Parser<'_> {
         let mut left = self.unary()?;
         loop {
             let Token::Sign(sign) = self.peek() else { return Ok(left) };
-            let Some((_, strength, name)) = OPERATORS.iter().find(|(word, strength, _)| word == sign && *strength >= weakest)
+            let Some((_, strength, name)) =
+                OPERATORS.iter().find(|(word, strength, _)| word == sign && *strength >= weakest)
             else {
                 return Ok(left);
             };

@@ -91,9 +91,9 @@ impl Type {
 
     /// An object with these fields, by their plain names.
     pub fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Type)>) -> Self {
-        let fields = fields.into_iter().filter_map(|(name, field_type)| {
-            Some((escape(name)?, Field { name: name.to_owned(), field_type }))
-        });
+        let fields = fields
+            .into_iter()
+            .filter_map(|(name, field_type)| Some((escape(name)?, Field { name: name.to_owned(), field_type })));
         Self::Object(Arc::new(ObjectType { fields: fields.collect() }))
     }
 }
@@ -124,8 +124,24 @@ impl fmt::Display for Type {
 
 /// Words of the language, which as names of fields get underscores around them.
 const WORDS: &[&str] = &[
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
-    "loop", "package", "namespace", "return",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
 ];
 
 /// The name of a field in expressions, or none when it cannot be written as one.
@@ -156,7 +172,9 @@ pub(crate) fn escape(name: &str) -> Option<String> {
 
 /// The name of a field in the object for its name in an expression.
 pub(crate) fn unescape(name: &str) -> String {
-    if let Some(word) = name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__")).filter(|word| WORDS.contains(word)) {
+    if let Some(word) =
+        name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__")).filter(|word| WORDS.contains(word))
+    {
         return word.to_owned();
     }
     let pairs = [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")];

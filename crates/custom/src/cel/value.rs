@@ -413,9 +413,13 @@ impl Key {
 pub(super) fn map_of<'a>(entries: Vec<(Val<'a>, Val<'a>)>) -> Result<Val<'a>, EvalError> {
     let mut map = BTreeMap::new();
     for (key, value) in entries {
-        let plain = Key::of(&key).ok_or_else(|| EvalError::Other(format!("unsupported key type: {}", key.type_name())))?;
+        let plain =
+            Key::of(&key).ok_or_else(|| EvalError::Other(format!("unsupported key type: {}", key.type_name())))?;
         if map.insert(plain, value).is_some() {
-            return Err(EvalError::Other(format!("insert failed: key {} already exists", super::functions::format::shown(&key))));
+            return Err(EvalError::Other(format!(
+                "insert failed: key {} already exists",
+                super::functions::format::shown(&key)
+            )));
         }
     }
     Ok(Val::Map(Map::Owned(Rc::new(map))))

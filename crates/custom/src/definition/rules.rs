@@ -45,7 +45,15 @@ fn factor(cost: u64, limit: u64) -> String {
     if factor > 100.0 { "more than 100x".to_owned() } else { format!("{factor:.1}x") }
 }
 
-fn node(schema: &Value, outline: &Schema, path: &Path<'_>, place: Place<'_>, depth: usize, total: &mut u64, faults: &mut Faults) {
+fn node(
+    schema: &Value,
+    outline: &Schema,
+    path: &Path<'_>,
+    place: Place<'_>,
+    depth: usize,
+    total: &mut u64,
+    faults: &mut Faults,
+) {
     let rules = schema["x-kubernetes-validations"].as_array().map_or(&[][..], Vec::as_slice);
     if !rules.is_empty() {
         let list = path.field("x-kubernetes-validations");
@@ -63,7 +71,8 @@ fn node(schema: &Value, outline: &Schema, path: &Path<'_>, place: Place<'_>, dep
         }
     }
     let own_path = path.to_string();
-    let uncorrelated = if outline.parts_correlate() { place.uncorrelated } else { place.uncorrelated.or(Some(&own_path)) };
+    let uncorrelated =
+        if outline.parts_correlate() { place.uncorrelated } else { place.uncorrelated.or(Some(&own_path)) };
     let below = Place { count: place.count, uncorrelated };
     let many = Place { count: place.count.saturating_mul(outline.items_max().max(1)), uncorrelated };
     let properties = path.field("properties");
@@ -99,7 +108,10 @@ fn form(rule: &Value, outline: &Schema, path: &Path<'_>, faults: &mut Faults) {
         let rule = "message or messageExpression must be specified if rule contains line breaks";
         faults.required(path.field("message"), rule);
     }
-    if rule["messageExpression"].is_string() && text("messageExpression").trim().is_empty() && !text("messageExpression").is_empty() {
+    if rule["messageExpression"].is_string()
+        && text("messageExpression").trim().is_empty()
+        && !text("messageExpression").is_empty()
+    {
         faults.required(path.field("messageExpression"), "messageExpression must be non-empty if specified");
     }
     if rule["reason"].is_string() && !REASONS.contains(&text("reason")) {

@@ -5,8 +5,8 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/kubernetes-api/extend-resources/custom-resource-definition-v1/#CustomResourceDefinitionStatus>.
 
-use mainstay_model::meta::{condition, format_time, is_condition_true, list_at};
 use jiff::Timestamp;
+use mainstay_model::meta::{condition, format_time, is_condition_true, list_at};
 use serde_json::{Value, json};
 
 use super::{names, storage_version};
@@ -63,7 +63,14 @@ pub fn set_status(definition: &mut Value, others: &Names, now: Timestamp) {
     };
     set_condition(definition, "NamesAccepted", accepted, reason, &message, now);
     if accepted {
-        set_condition(definition, "Established", true, "InitialNamesAccepted", "the initial names have been accepted", now);
+        set_condition(
+            definition,
+            "Established",
+            true,
+            "InitialNamesAccepted",
+            "the initial names have been accepted",
+            now,
+        );
     } else if !is_established(definition) {
         // Once established, always established: names it had are still its own.
         set_condition(definition, "Established", false, "NotAccepted", "not all names are accepted", now);

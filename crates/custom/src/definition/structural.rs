@@ -17,7 +17,8 @@ enum Level {
 }
 
 /// What may stand beside `properties` at the root of a schema whose version has a `status` subresource.
-const FORBIDDEN_AT_ROOT: &[&str] = &["$ref", "additionalProperties", "allOf", "anyOf", "default", "enum", "nullable", "not", "oneOf"];
+const FORBIDDEN_AT_ROOT: &[&str] =
+    &["$ref", "additionalProperties", "allOf", "anyOf", "default", "enum", "nullable", "not", "oneOf"];
 
 /// What is the structure's and may not stand under `allOf`, `anyOf`, `oneOf` and `not`.
 const STRUCTURE_ONLY: &[(&str, &str)] = &[
@@ -108,7 +109,9 @@ fn node(schema: &Value, level: Level, path: &Path<'_>, depth: usize, faults: &mu
         }
         _ => {}
     }
-    for (other, set) in [("x-kubernetes-preserve-unknown-fields", preserve), ("x-kubernetes-embedded-resource", embedded)] {
+    for (other, set) in
+        [("x-kubernetes-preserve-unknown-fields", preserve), ("x-kubernetes-embedded-resource", embedded)]
+    {
         if either && set {
             faults.invalid(path.field(other), &json!(true), "must be false if x-kubernetes-int-or-string is true");
         }
@@ -118,7 +121,8 @@ fn node(schema: &Value, level: Level, path: &Path<'_>, depth: usize, faults: &mu
         faults.forbidden(path.field("additionalProperties"), rule);
     }
     if embedded && !preserve && schema["properties"].as_object().is_none_or(serde_json::Map::is_empty) {
-        let rule = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
+        let rule =
+            "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
         faults.required(path.field("properties"), rule);
     }
     if level == Level::Root && is_set(&schema["additionalProperties"]) {
@@ -148,7 +152,8 @@ fn children(schema: &Value, path: &Path<'_>, depth: usize, faults: &mut Faults) 
         for (i, one) in schema[*word].as_array().into_iter().flatten().enumerate() {
             let types = |list: &Value| *list == json!([{"type": "integer"}, {"type": "string"}]);
             let pattern = either
-                && ((*word == "anyOf" && types(&schema["anyOf"])) || (*word == "allOf" && i == 0 && types(&one["anyOf"])));
+                && ((*word == "anyOf" && types(&schema["anyOf"]))
+                    || (*word == "allOf" && i == 0 && types(&one["anyOf"])));
             if !pattern {
                 nested(one, &list.index(i), depth + 1, faults);
             }
@@ -195,7 +200,14 @@ fn nested(schema: &Value, path: &Path<'_>, depth: usize, faults: &mut Faults) {
 }
 
 /// Whatever a value rule speaks of must also be in the structure.
-fn completeness(schema: &Value, structure: &Value, path: &Path<'_>, place: &Path<'_>, depth: usize, faults: &mut Faults) {
+fn completeness(
+    schema: &Value,
+    structure: &Value,
+    path: &Path<'_>,
+    place: &Path<'_>,
+    depth: usize,
+    faults: &mut Faults,
+) {
     if depth > DEPTH_MAX {
         return;
     }
@@ -212,7 +224,14 @@ fn completeness(schema: &Value, structure: &Value, path: &Path<'_>, place: &Path
     }
     let (own, structures) = (path.field("properties"), place.field("properties"));
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        completeness(property, &structure["properties"][name], &own.key(name), &structures.key(name), depth + 1, faults);
+        completeness(
+            property,
+            &structure["properties"][name],
+            &own.key(name),
+            &structures.key(name),
+            depth + 1,
+            faults,
+        );
     }
     for word in ["items", "additionalProperties"] {
         if schema[word].is_object() {
@@ -234,7 +253,14 @@ fn specified(rule: &Value, structure: &Value, path: &Path<'_>, place: &Path<'_>,
     }
     if rule["items"].is_object() {
         if structure["items"].is_object() {
-            specified(&rule["items"], &structure["items"], &path.field("items"), &place.field("items"), depth + 1, faults);
+            specified(
+                &rule["items"],
+                &structure["items"],
+                &path.field("items"),
+                &place.field("items"),
+                depth + 1,
+                faults,
+            );
         } else {
             faults.required(path.field("items"), format!("because it is defined in {}", place.field("items")));
         }
@@ -244,7 +270,14 @@ fn specified(rule: &Value, structure: &Value, path: &Path<'_>, place: &Path<'_>,
     }
 }
 
-fn completeness_of_rule(rule: &Value, structure: &Value, path: &Path<'_>, place: &Path<'_>, depth: usize, faults: &mut Faults) {
+fn completeness_of_rule(
+    rule: &Value,
+    structure: &Value,
+    path: &Path<'_>,
+    place: &Path<'_>,
+    depth: usize,
+    faults: &mut Faults,
+) {
     for word in COMBINATIONS {
         let list = place.field(word);
         for (i, one) in rule[*word].as_array().into_iter().flatten().enumerate() {
@@ -307,7 +340,8 @@ fn openapi(schema: &Value, path: &Path<'_>, faults: &mut Faults) {
         faults.forbidden(path.field("additionalProperties"), "additionalProperties cannot be set to false");
     }
     if is_set(&schema["additionalProperties"]) && schema["properties"].as_object().is_some_and(|it| !it.is_empty()) {
-        faults.forbidden(path.field("additionalProperties"), "additionalProperties and properties are mutual exclusive");
+        faults
+            .forbidden(path.field("additionalProperties"), "additionalProperties and properties are mutual exclusive");
     }
     if let Some(pattern) = schema["pattern"].as_str() {
         check_pattern(pattern, path, faults);
@@ -380,7 +414,11 @@ fn map_keys(schema: &Value, keys: &[Value], path: &Path<'_>, faults: &mut Faults
         return;
     }
     if items["type"] != "object" {
-        faults.invalid(here.field("type"), &items["type"], "must be object if parent array's x-kubernetes-list-type is map");
+        faults.invalid(
+            here.field("type"),
+            &items["type"],
+            "must be object if parent array's x-kubernetes-list-type is map",
+        );
     }
     if items["nullable"] == true {
         faults.forbidden(here.field("nullable"), "cannot be nullable when x-kubernetes-list-type is map");
@@ -405,7 +443,8 @@ fn map_keys(schema: &Value, keys: &[Value], path: &Path<'_>, faults: &mut Faults
         }
         let required = items["required"].as_array().is_some_and(|names| names.contains(key));
         if !required && property.get("default").is_none() {
-            let rule = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+            let rule =
+                "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
             faults.required(at.field("default"), rule);
         }
         if property["nullable"] == true {

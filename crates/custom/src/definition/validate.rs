@@ -28,7 +28,8 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     names::check(&spec["names"], &Path::root("spec.names"), &mut faults);
     if spec["preserveUnknownFields"] == true {
-        let rule = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        let rule =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         faults.invalid("spec.preserveUnknownFields", &json!(true), rule);
     }
     check_versions(definition, old, &mut faults);
@@ -73,7 +74,9 @@ fn check_versions(definition: &Value, old: Option<&Value>, faults: &mut Faults) 
         let again = |field: &str| i > 0 && all.iter().all(|one| one[field] == all[0][field]);
         let schema = &version["schema"]["openAPIV3Schema"];
         let unchanged = old.is_some_and(|old| {
-            versions(old).iter().any(|before| before["schema"] == version["schema"] && before["subresources"] == version["subresources"])
+            versions(old).iter().any(|before| {
+                before["schema"] == version["schema"] && before["subresources"] == version["subresources"]
+            })
         });
         if !again("schema") && !unchanged {
             let place = schema_path(definition, i);
@@ -109,7 +112,8 @@ fn check_deprecation(version: &Value, path: &Path<'_>, faults: &mut Faults) {
         faults.invalid(&here, &json!(warning), format!("must be <= {WARNING_MAX} characters long"));
     }
     if let Some(i) = warning.char_indices().find(|(_, c)| c.is_control()).map(|(i, _)| i) {
-        let detail = format!("must only contain printable UTF-8 characters; non-printable character found at index {i}");
+        let detail =
+            format!("must only contain printable UTF-8 characters; non-printable character found at index {i}");
         faults.invalid(&here, &json!(warning), detail);
     }
 }
@@ -134,7 +138,8 @@ fn check_conversion(conversion: &Value, faults: &mut Faults) {
                 faults.required(&client_path, "exactly one of url or service is required");
             }
             if let Some(url) = client["url"].as_str().filter(|url| !url.starts_with("https://")) {
-                let detail = format!("'https' is the only allowed URL scheme; desired format: https://host[/path], got {url:?}");
+                let detail =
+                    format!("'https' is the only allowed URL scheme; desired format: https://host[/path], got {url:?}");
                 faults.invalid(client_path.field("url"), &json!(url), detail);
             }
             let versions = webhook["conversionReviewVersions"].as_array().map_or(&[][..], Vec::as_slice);

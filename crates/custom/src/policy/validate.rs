@@ -59,7 +59,8 @@ pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
             }
         }
     }
-    let actions: Vec<&str> = spec["validationActions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let actions: Vec<&str> =
+        spec["validationActions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if actions.is_empty() {
         faults.required("spec.validationActions", "");
     }
@@ -196,7 +197,8 @@ fn expression(
     match Program::compile(source, environment) {
         Ok(program) if wanted.is_empty() || wanted.contains(program.result_type()) => Some(program),
         Ok(_) => {
-            let names: Vec<String> = wanted.iter().filter(|wanted| **wanted != Type::Dyn).map(Type::to_string).collect();
+            let names: Vec<String> =
+                wanted.iter().filter(|wanted| **wanted != Type::Dyn).map(Type::to_string).collect();
             let detail = format!("compilation failed: must evaluate to {}", names.join(" or "));
             faults.invalid(path.field(field), &json!(source), detail);
             None
@@ -301,7 +303,12 @@ fn annotations(spec: &Value, environment: &Environment, faults: &mut Faults) -> 
             faults.required(path.field("key"), "");
         }
         if all.iter().any(|(existing, _)| existing == key) {
-            faults.push(FieldError::with_value(path.field("key").to_string(), FieldErrorKind::Duplicate, json!(key), ""));
+            faults.push(FieldError::with_value(
+                path.field("key").to_string(),
+                FieldErrorKind::Duplicate,
+                json!(key),
+                "",
+            ));
         }
         let wanted = [Type::String, Type::Null, Type::Dyn];
         let program = expression(annotation, "valueExpression", &wanted, environment, &path, faults);

@@ -36,7 +36,7 @@ pub(crate) fn is_valid(format: &str, text: &str) -> bool {
         "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
         "date" => text.len() == 10 && text.parse::<Date>().is_ok(),
         "duration" => crate::cel::parse_duration(text).is_some(),
-        "datetime" => crate::cel::parse_date_time(text).is_some(),
+        "datetime" => text.len() > 10 && crate::cel::parse_date_time(text).is_some(),
         "k8sshortname" => names::check_label(text).is_empty(),
         "k8slongname" => names::check_subdomain(text).is_empty(),
         _ => true,
@@ -48,7 +48,8 @@ type Lazy = LazyLock<Option<Regex>>;
 static MAC: Lazy = LazyLock::new(|| {
     Regex::new("^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$|^([0-9A-Fa-f]{2}[:-]){7}[0-9A-Fa-f]{2}$").ok()
 });
-static UUID: Lazy = LazyLock::new(|| Regex::new("(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$").ok());
+static UUID: Lazy =
+    LazyLock::new(|| Regex::new("(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$").ok());
 static SSN: Lazy = LazyLock::new(|| Regex::new("^[0-9]{3}[- ]?[0-9]{2}[- ]?[0-9]{4}$").ok());
 static HEX_COLOR: Lazy = LazyLock::new(|| Regex::new("^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$").ok());
 static RGB_COLOR: Lazy = LazyLock::new(|| {

@@ -263,8 +263,11 @@ impl Schema {
         }
         let own_type = self.rule_type(depth == 0);
         for (index, rule) in given.iter().enumerate() {
-            let rule = Rule::compile(rule, &own_type)
-                .map_err(|source| SchemaError::Rule { path: path.to_owned(), index, source })?;
+            let rule = Rule::compile(rule, &own_type).map_err(|source| SchemaError::Rule {
+                path: path.to_owned(),
+                index,
+                source,
+            })?;
             self.rules.push(rule);
         }
         Ok(())
@@ -297,8 +300,23 @@ impl Schema {
 impl Limits {
     fn read(schema: &Value, path: &str, depth: usize, with_rules: bool) -> Result<Option<Self>, SchemaError> {
         const WORDS: &[&str] = &[
-            "pattern", "enum", "minimum", "maximum", "multipleOf", "minLength", "maxLength", "minItems", "maxItems",
-            "uniqueItems", "minProperties", "maxProperties", "required", "allOf", "anyOf", "oneOf", "not",
+            "pattern",
+            "enum",
+            "minimum",
+            "maximum",
+            "multipleOf",
+            "minLength",
+            "maxLength",
+            "minItems",
+            "maxItems",
+            "uniqueItems",
+            "minProperties",
+            "maxProperties",
+            "required",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "not",
         ];
         if !WORDS.iter().any(|word| schema.get(word).is_some_and(|value| !value.is_null())) {
             return Ok(None);
@@ -313,8 +331,7 @@ impl Limits {
         let pattern = match schema["pattern"].as_str() {
             None | Some("") => None,
             Some(text) => {
-                crate::pattern::check(text)
-                    .map_err(|reason| SchemaError::Pattern { path: path.to_owned(), reason })?;
+                crate::pattern::check(text).map_err(|reason| SchemaError::Pattern { path: path.to_owned(), reason })?;
                 Some(Pattern::new(text))
             }
         };
@@ -337,7 +354,13 @@ impl Limits {
             unique_items: flag("uniqueItems"),
             properties_min: count("minProperties"),
             properties_max: count("maxProperties"),
-            required: schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
+            required: schema["required"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
             all_of: several("allOf")?,
             any_of: several("anyOf")?,
             one_of: several("oneOf")?,

@@ -115,7 +115,15 @@ impl Rule {
     }
 
     /// Runs it; false when no further rule may run.
-    fn run(&self, schema: &Schema, value: &Value, old: Option<&Value>, path: &Path<'_>, meter: &mut Meter, faults: &mut Faults) -> bool {
+    fn run(
+        &self,
+        schema: &Schema,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path<'_>,
+        meter: &mut Meter,
+        faults: &mut Faults,
+    ) -> bool {
         if self.uses_old && old.is_none() && !self.optional_old {
             return true;
         }
@@ -229,7 +237,14 @@ impl Schema {
     }
 
     /// False when no further rule may run.
-    fn walk_rules(&self, value: &Value, old: Option<&Value>, path: &Path<'_>, meter: &mut Meter, faults: &mut Faults) -> bool {
+    fn walk_rules(
+        &self,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path<'_>,
+        meter: &mut Meter,
+        faults: &mut Faults,
+    ) -> bool {
         if !self.has_rules || value.is_null() || faults.is_full() {
             return true;
         }
@@ -242,7 +257,9 @@ impl Schema {
         }
         match value {
             Value::Object(map) => map.iter().all(|(name, value)| {
-                let (declared, Some(schema)) = (self.properties.contains_key(name), self.field(name)) else { return true };
+                let (declared, Some(schema)) = (self.properties.contains_key(name), self.field(name)) else {
+                    return true;
+                };
                 let old = old.and_then(|old| old.get(name)).filter(|_| !self.atomic_map);
                 let here = if declared { path.field(name) } else { path.key(name) };
                 schema.walk_rules(value, old, &here, meter, faults)
@@ -276,7 +293,8 @@ impl Schema {
     /// The most items a list or map can have: its own limit, or what fits into a request.
     pub(crate) fn items_max(&self) -> u64 {
         let limits = self.limits.as_ref();
-        let fitting = |schema: Option<&Schema>, extra: u64| REQUEST_BYTES_MAX / (schema.map_or(1, Self::bytes_min) + extra);
+        let fitting =
+            |schema: Option<&Schema>, extra: u64| REQUEST_BYTES_MAX / (schema.map_or(1, Self::bytes_min) + extra);
         match self.kind {
             Some(Kind::Array) => {
                 limits.and_then(|limits| limits.items_max).unwrap_or_else(|| fitting(self.items.as_deref(), 1))

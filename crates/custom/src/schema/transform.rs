@@ -17,8 +17,7 @@ impl Schema {
         match object {
             Value::Object(map) => {
                 map.retain(|name, value| {
-                    !value.is_null()
-                        || self.field(name).is_none_or(|field| field.nullable || field.default.is_some())
+                    !value.is_null() || self.field(name).is_none_or(|field| field.nullable || field.default.is_some())
                 });
                 for (name, property) in &self.properties {
                     let Some(default) = &property.default else { continue };

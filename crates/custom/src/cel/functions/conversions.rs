@@ -17,7 +17,9 @@ pub(super) const ROWS: &[Row] = &[
             [Val::Double(_)] => Err(EvalError::Overflow),
             [Val::Text(text)] => text.parse().map(Val::Int).map_err(|_| cannot(text, "int")),
             [Val::Timestamp(time)] => Ok(Val::Int(time.as_second())),
-            [Val::Duration(duration)] => i64::try_from(duration.as_nanos()).map(Val::Int).map_err(|_| EvalError::Overflow),
+            [Val::Duration(duration)] => {
+                i64::try_from(duration.as_nanos()).map(Val::Int).map_err(|_| EvalError::Overflow)
+            }
             _ => Err(NO_OVERLOAD),
         },
     ),
@@ -46,9 +48,19 @@ pub(super) const ROWS: &[Row] = &[
     function(
         "string",
         &[
-            "string -> string", "int -> string", "uint -> string", "double -> string", "bool -> string", "bytes -> string",
-            "timestamp -> string", "duration -> string", "IP -> string", "CIDR -> string", "Quantity -> string",
-            "URL -> string", "Semver -> string",
+            "string -> string",
+            "int -> string",
+            "uint -> string",
+            "double -> string",
+            "bool -> string",
+            "bytes -> string",
+            "timestamp -> string",
+            "duration -> string",
+            "IP -> string",
+            "CIDR -> string",
+            "Quantity -> string",
+            "URL -> string",
+            "Semver -> string",
         ],
         Price::Scan,
         |args, _| match args {
@@ -77,17 +89,14 @@ pub(super) const ROWS: &[Row] = &[
         },
         _ => Err(NO_OVERLOAD),
     }),
-    function(
-        "duration",
-        &["duration -> duration", "string -> duration", "int -> duration"],
-        Price::Step,
-        |args, _| match args {
+    function("duration", &["duration -> duration", "string -> duration", "int -> duration"], Price::Step, |args, _| {
+        match args {
             [value @ Val::Duration(_)] => Ok(value.clone()),
             [Val::Int(nanos)] => Ok(Val::Duration(jiff::SignedDuration::from_nanos(*nanos))),
             [Val::Text(text)] => parse_duration(text).map(Val::Duration).ok_or_else(|| cannot(text, "duration")),
             _ => Err(NO_OVERLOAD),
-        },
-    ),
+        }
+    }),
     function(
         "timestamp",
         &["timestamp -> timestamp", "string -> timestamp", "int -> timestamp"],

@@ -157,7 +157,8 @@ pub(in crate::cel) fn shown(value: &Val<'_>) -> String {
         Val::Timestamp(time) => time.to_string(),
         Val::List(list) => format!("[{}]", list.iter().map(|item| shown(&item)).collect::<Vec<_>>().join(", ")),
         Val::Map(map) => {
-            let pairs = map.keys().into_iter().filter_map(|key| Some(format!("{}: {}", shown(&key), shown(&map.get(&key)?))));
+            let pairs =
+                map.keys().into_iter().filter_map(|key| Some(format!("{}: {}", shown(&key), shown(&map.get(&key)?))));
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
         Val::Optional(None) => "optional.none()".to_owned(),
@@ -171,4 +172,3 @@ pub(in crate::cel) fn shown(value: &Val<'_>) -> String {
         Val::Format(name) => (*name).to_owned(),
     }
 }
-

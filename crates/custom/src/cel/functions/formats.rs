@@ -11,7 +11,9 @@ const FORMAT: &[&str] = &[" -> Format"];
 
 pub(super) const ROWS: &[Row] = &[
     function("format.named", &["string -> optional<Format>"], Price::Step, |args, _| match args {
-        [Val::Text(name)] => Ok(Val::optional(NAMES.iter().find(|known| **known == &**name).map(|known| Val::Format(known)))),
+        [Val::Text(name)] => {
+            Ok(Val::optional(NAMES.iter().find(|known| **known == &**name).map(|known| Val::Format(known))))
+        }
         _ => Err(NO_OVERLOAD),
     }),
     function("format.dns1123Label", FORMAT, Price::Step, |_, _| Ok(Val::Format("dns1123Label"))),
@@ -37,8 +39,19 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 const NAMES: &[&str] = &[
-    "dns1123Label", "dns1123Subdomain", "dns1035Label", "qualifiedName", "dns1123LabelPrefix", "dns1123SubdomainPrefix",
-    "dns1035LabelPrefix", "labelValue", "uri", "uuid", "byte", "date", "datetime",
+    "dns1123Label",
+    "dns1123Subdomain",
+    "dns1035Label",
+    "qualifiedName",
+    "dns1123LabelPrefix",
+    "dns1123SubdomainPrefix",
+    "dns1035LabelPrefix",
+    "labelValue",
+    "uri",
+    "uuid",
+    "byte",
+    "date",
+    "datetime",
 ];
 
 fn check(name: &str, text: &str) -> Vec<String> {
@@ -61,4 +74,3 @@ fn check(name: &str, text: &str) -> Vec<String> {
         _ => vec!["invalid datetime".to_owned()],
     }
 }
-

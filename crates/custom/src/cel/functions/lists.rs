@@ -39,9 +39,9 @@ pub(super) const ROWS: &[Row] = &[
     method("slice", &["list<A>, int, int -> list<A>"], Price::Scan, |args, _| match args {
         [Val::List(list), Val::Int(from), Val::Int(to)] => {
             let bounds = usize::try_from(*from).ok().zip(usize::try_from(*to).ok());
-            let (from, to) = bounds
-                .filter(|(from, to)| from <= to && *to <= list.len())
-                .ok_or_else(|| EvalError::Other(format!("cannot slice({from}, {to}), list is length {}", list.len())))?;
+            let (from, to) = bounds.filter(|(from, to)| from <= to && *to <= list.len()).ok_or_else(|| {
+                EvalError::Other(format!("cannot slice({from}, {to}), list is length {}", list.len()))
+            })?;
             Ok(Val::list(list.iter().skip(from).take(to - from).collect()))
         }
         _ => Err(NO_OVERLOAD),

@@ -78,8 +78,17 @@ pub(super) struct Function {
 }
 
 const LIBRARIES: &[&[Row]] = &[
-    operators::ROWS, conversions::ROWS, strings::ROWS, lists::ROWS, time::ROWS, net::ROWS, quantity::ROWS,
-    semver::ROWS, formats::ROWS, optional::ROWS, format::ROWS,
+    operators::ROWS,
+    conversions::ROWS,
+    strings::ROWS,
+    lists::ROWS,
+    time::ROWS,
+    net::ROWS,
+    quantity::ROWS,
+    semver::ROWS,
+    formats::ROWS,
+    optional::ROWS,
+    format::ROWS,
 ];
 
 /// Functions and, second, methods by their names.
@@ -124,14 +133,25 @@ pub(super) fn find(name: &str, member: bool) -> Option<&'static Function> {
 /// The name of a type as a value.
 pub(super) fn type_named<'a>(name: &str) -> Option<Val<'a>> {
     let known = [
-        "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "optional_type", "string", "type", "uint",
-        "net.IP", "net.CIDR", "kubernetes.Quantity", "kubernetes.URL", "kubernetes.Semver",
+        "bool",
+        "bytes",
+        "double",
+        "dyn",
+        "int",
+        "list",
+        "map",
+        "null_type",
+        "optional_type",
+        "string",
+        "type",
+        "uint",
+        "net.IP",
+        "net.CIDR",
+        "kubernetes.Quantity",
+        "kubernetes.URL",
+        "kubernetes.Semver",
     ];
     known.contains(&name).then(|| Val::Type(name.into()))
-}
-
-fn failed<'a>(message: impl Into<String>) -> Result<Val<'a>, EvalError> {
-    Err(EvalError::Other(message.into()))
 }
 
 const NO_OVERLOAD: EvalError = EvalError::NoOverload;

@@ -13,9 +13,12 @@ const IP_TEST: &[&str] = &["IP -> bool"];
 
 pub(super) const ROWS: &[Row] = &[
     function("url", &["string -> URL"], Price::Scan, |args, _| match args {
-        [Val::Text(text)] => Url::parse(text)
-            .map(|url| Val::Url(Rc::new(url)))
-            .ok_or_else(|| EvalError::Other(format!("URL parse error during conversion from string: parse {:?}: invalid URI for request", &**text))),
+        [Val::Text(text)] => Url::parse(text).map(|url| Val::Url(Rc::new(url))).ok_or_else(|| {
+            EvalError::Other(format!(
+                "URL parse error during conversion from string: parse {:?}: invalid URI for request",
+                &**text
+            ))
+        }),
         _ => Err(NO_OVERLOAD),
     }),
     function("isURL", &["string -> bool"], Price::Scan, |args, _| text_test(args, |text| Url::parse(text).is_some())),
@@ -101,7 +104,9 @@ impl Url {
             return None;
         }
         let (scheme, rest) = match text.find(':') {
-            Some(end) if !text.starts_with('/') && is_scheme(&text[..end]) => (text[..end].to_lowercase(), &text[end + 1..]),
+            Some(end) if !text.starts_with('/') && is_scheme(&text[..end]) => {
+                (text[..end].to_lowercase(), &text[end + 1..])
+            }
             _ => (String::new(), text),
         };
         if scheme.is_empty() && !rest.starts_with('/') {
@@ -117,7 +122,13 @@ impl Url {
             }
             _ => ("", rest),
         };
-        let url = Self { text: text.to_owned(), scheme, host: host.to_owned(), path: path.to_owned(), query: query.to_owned() };
+        let url = Self {
+            text: text.to_owned(),
+            scheme,
+            host: host.to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+        };
         let (name, port) = url.host_and_port();
         let good_port = port.bytes().all(|b| b.is_ascii_digit());
         let good_host = !name.contains(':') || name.parse::<Ipv6Addr>().is_ok();
@@ -205,7 +216,8 @@ impl std::fmt::Display for Cidr {
 }
 
 fn parse_ip(text: &str) -> Result<IpAddr, EvalError> {
-    let failed = |why: &str| EvalError::Other(format!("IP Address {text:?} parse error during conversion from string: {why}"));
+    let failed =
+        |why: &str| EvalError::Other(format!("IP Address {text:?} parse error during conversion from string: {why}"));
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
             Err(failed("IPv4-mapped IPv6 address is not allowed"))

@@ -10,9 +10,20 @@ use super::{EvalError, Meter, NO_OVERLOAD, Price, Row, function, method};
 use crate::schema::ListType;
 
 const ORDERED: &[&str] = &[
-    "bool, bool -> bool", "int, int -> bool", "int, uint -> bool", "int, double -> bool", "uint, uint -> bool",
-    "uint, int -> bool", "uint, double -> bool", "double, double -> bool", "double, int -> bool", "double, uint -> bool",
-    "string, string -> bool", "bytes, bytes -> bool", "duration, duration -> bool", "timestamp, timestamp -> bool",
+    "bool, bool -> bool",
+    "int, int -> bool",
+    "int, uint -> bool",
+    "int, double -> bool",
+    "uint, uint -> bool",
+    "uint, int -> bool",
+    "uint, double -> bool",
+    "double, double -> bool",
+    "double, int -> bool",
+    "double, uint -> bool",
+    "string, string -> bool",
+    "bytes, bytes -> bool",
+    "duration, duration -> bool",
+    "timestamp, timestamp -> bool",
 ];
 
 const SIZES: &[&str] = &["string -> int", "bytes -> int", "list<A> -> int", "map<A, B> -> int"];
@@ -27,9 +38,15 @@ pub(super) const ROWS: &[Row] = &[
     function(
         "_+_",
         &[
-            "int, int -> int", "uint, uint -> uint", "double, double -> double", "string, string -> string",
-            "bytes, bytes -> bytes", "list<A>, list<A> -> list<A>", "duration, duration -> duration",
-            "timestamp, duration -> timestamp", "duration, timestamp -> timestamp",
+            "int, int -> int",
+            "uint, uint -> uint",
+            "double, double -> double",
+            "string, string -> string",
+            "bytes, bytes -> bytes",
+            "list<A>, list<A> -> list<A>",
+            "duration, duration -> duration",
+            "timestamp, duration -> timestamp",
+            "duration, timestamp -> timestamp",
         ],
         Price::Scan,
         |args, _| add(args),
@@ -37,8 +54,12 @@ pub(super) const ROWS: &[Row] = &[
     function(
         "_-_",
         &[
-            "int, int -> int", "uint, uint -> uint", "double, double -> double", "duration, duration -> duration",
-            "timestamp, duration -> timestamp", "timestamp, timestamp -> duration",
+            "int, int -> int",
+            "uint, uint -> uint",
+            "double, double -> double",
+            "duration, duration -> duration",
+            "timestamp, duration -> timestamp",
+            "timestamp, timestamp -> duration",
         ],
         Price::Step,
         |args, _| subtract(args),

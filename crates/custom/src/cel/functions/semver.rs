@@ -31,7 +31,8 @@ fn parse(args: &[Val<'_>]) -> Result<Version, EvalError> {
         _ => return Err(NO_OVERLOAD),
     };
     let text = if normalize { normalized(text) } else { text.to_string() };
-    Version::parse(&text).map_err(|error| EvalError::Other(format!("Semver parse error during conversion from string: {error}")))
+    Version::parse(&text)
+        .map_err(|error| EvalError::Other(format!("Semver parse error during conversion from string: {error}")))
 }
 
 /// Without a leading `v`, with three numbers, without leading zeroes.

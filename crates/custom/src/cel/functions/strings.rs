@@ -46,7 +46,12 @@ pub(super) const ROWS: &[Row] = &[
     method("indexOf", FIND, Price::Scan, index_of),
     method("lastIndexOf", FIND, Price::Scan, last_index_of),
     method("substring", &["string, int -> string", "string, int, int -> string"], Price::Scan, substring),
-    method("replace", &["string, string, string -> string", "string, string, string, int -> string"], Price::Scan, replace),
+    method(
+        "replace",
+        &["string, string, string -> string", "string, string, string, int -> string"],
+        Price::Scan,
+        replace,
+    ),
     method("split", &["string, string -> list<string>", "string, string, int -> list<string>"], Price::Scan, split),
     method("join", &["list<string> -> string", "list<string>, string -> string"], Price::Scan, join),
     method("find", &["string, string -> string"], Price::Product, |args, meter| match args {
@@ -56,17 +61,22 @@ pub(super) const ROWS: &[Row] = &[
         }
         _ => Err(NO_OVERLOAD),
     }),
-    method("findAll", &["string, string -> list<string>", "string, string, int -> list<string>"], Price::Product, |args, meter| {
-        let (text, pattern, limit) = match args {
-            [Val::Text(text), Val::Text(pattern)] => (text, pattern, -1),
-            [Val::Text(text), Val::Text(pattern), Val::Int(limit)] => (text, pattern, *limit),
-            _ => return Err(NO_OVERLOAD),
-        };
-        let regex = meter.regex(pattern)?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let found = regex.find_iter(text).take(limit).map(|found| Val::text(found.as_str()));
-        Ok(Val::list(found.collect()))
-    }),
+    method(
+        "findAll",
+        &["string, string -> list<string>", "string, string, int -> list<string>"],
+        Price::Product,
+        |args, meter| {
+            let (text, pattern, limit) = match args {
+                [Val::Text(text), Val::Text(pattern)] => (text, pattern, -1),
+                [Val::Text(text), Val::Text(pattern), Val::Int(limit)] => (text, pattern, *limit),
+                _ => return Err(NO_OVERLOAD),
+            };
+            let regex = meter.regex(pattern)?;
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let found = regex.find_iter(text).take(limit).map(|found| Val::text(found.as_str()));
+            Ok(Val::list(found.collect()))
+        },
+    ),
 ];
 
 fn test<'a>(args: &[Val<'a>], good: fn(&str, &str) -> bool) -> Result<Val<'a>, EvalError> {

@@ -111,7 +111,9 @@ pub fn parse_duration(text: &str) -> Option<SignedDuration> {
         }
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
         let fraction_value: f64 = if fraction.is_empty() { 0.0 } else { format!("0.{fraction}").parse().ok()? };
-        nanos = nanos.checked_add(whole.checked_mul(factor)?)?.checked_add((fraction_value * factor as f64).round() as i128)?;
+        nanos = nanos
+            .checked_add(whole.checked_mul(factor)?)?
+            .checked_add((fraction_value * factor as f64).round() as i128)?;
         rest = rest[unit_end..].trim_start();
     }
     i64::try_from(sign * nanos).ok().map(SignedDuration::from_nanos)
