@@ -11,6 +11,7 @@ use super::object::{encode, meta, meta_mut, parse_object};
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
+use crate::custom;
 use crate::decode::{self, Unknown};
 use crate::request::Call;
 
@@ -26,12 +27,17 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Value), ApiError> {
     let mut object = parse_object(call, media_type, body)?;
     let resource = &call.resource;
+    if resource.custom().is_some_and(|custom| custom.terminating) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(405, "MethodNotAllowed", why));
+    }
     check_envelope(call, &mut object)?;
     decode::check(call, &mut object, Unknown::of(call)?)?;
     if let Some(namespace) = call.namespace.as_deref() {
         namespace_takes_objects(api, call, namespace).await?;
     }
     defaults::apply_defaults(resource.rules(), &mut object);
+    custom::apply_defaults(resource, &mut object);
     let review = Review { call, operation: Operation::Create, old: None, dry_run: call.query.dry_run()? };
     admission::mutate(api, review, &mut object).await?;
     strategy::prepare_create(api, call, &mut object).await?;
@@ -54,7 +60,7 @@ async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Valu
     let call = review.call;
     let resource = &call.resource;
     let name = meta(object, "name");
-    let causes = validate::validate_create(resource.rules(), object);
+    let causes = custom::and_faults(validate::validate_create(resource.rules(), object), resource, object, None);
     if !causes.is_empty() {
         return Err(ApiError::invalid(&resource.group, &resource.kind, name, causes));
     }

@@ -11,6 +11,7 @@ use super::object::{encode, meta, meta_mut, parse_object};
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
+use crate::custom;
 use crate::decode::{self, Unknown};
 use crate::request::Call;
 
@@ -40,6 +41,10 @@ pub(crate) async fn patch(api: &Api, call: &Call, media_type: &str, body: &[u8])
         ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
     let patch_type = PatchType::from_content_type(media_type);
     let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, &known))?;
+    if call.resource.custom().is_some() && patch_type == PatchType::Strategic {
+        // How lists merge is not known of custom kinds.
+        return Err(ApiError::unsupported_media_type(media_type, &known[..2]));
+    }
     change(api, call, |old| {
         let mut new = patches::apply(patch_type, kind, old, &patch).map_err(|error| patch_error(&error))?;
         check_kind(&call.resource, &mut new)?;
@@ -76,6 +81,7 @@ pub(crate) async fn change(
         check_preconditions(call, &old, &new)?;
         decode::check(call, &mut new, unknown)?;
         defaults::apply_defaults(resource.rules(), &mut new);
+        custom::apply_defaults(resource, &mut new);
         let review = Review { call, operation: Operation::Update, old: Some(&old), dry_run };
         admission::mutate(api, review, &mut new).await?;
         strategy::prepare_update(api, call, &mut new, &old).await?;
@@ -86,6 +92,7 @@ pub(crate) async fn change(
             Some("status") => validate::validate_status_update(resource.rules(), &old, &new),
             Some(subresource) => validate::validate_subresource_update(resource.rules(), subresource, &old, &new),
         };
+        let causes = custom::and_faults(causes, resource, &new, Some(&old));
         if !causes.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, call.name(), causes));
         }

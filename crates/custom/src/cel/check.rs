@@ -201,7 +201,8 @@ impl Checker<'_> {
             return Err(self.undeclared(expr, name));
         };
         let mut types = Vec::with_capacity(args.len() + 1);
-        let outside = std::mem::replace(&mut self.mixed, self.mixed || name == "format");
+        let outside = self.mixed;
+        self.mixed |= name == "format";
         for part in target.into_iter().chain(args) {
             types.push(self.expr(part)?);
         }
