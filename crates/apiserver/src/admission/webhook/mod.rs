@@ -94,7 +94,7 @@ async fn choose(api: &Api, kind: &str, review: Review<'_>, object: &Value) -> Re
     if configurations.is_empty() || resource.group == GROUP || call.user.name == SELF {
         return Ok(Vec::new());
     }
-    let catalogue = api.registry.now();
+    let catalogue = api.registry.now().await?;
     let same = catalogue.all().iter().filter(|other| other.group == resource.group && other.plural == resource.plural);
     let versions: Vec<String> = same.map(|other| other.version.clone()).collect();
     let subject = Subject {
