@@ -2,6 +2,7 @@
 //!
 //! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
 
+mod api;
 mod memory;
 mod report;
 mod up;
@@ -19,6 +20,8 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// The API server beside etcd on the same disk: create, update, list, watch, memory with 50,000 pods
+    Api(api::ApiArgs),
     /// From process start to all pods of examples/shop Ready, and what it costs in memory
     Up(up::UpArgs),
 }
@@ -26,6 +29,7 @@ enum Bench {
 /// Runs the bench asked for.
 pub(crate) fn run(args: &BenchArgs) -> Outcome {
     match &args.name {
+        Bench::Api(args) => api::run(args),
         Bench::Up(args) => up::run(args),
     }
 }
