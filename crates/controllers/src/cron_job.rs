@@ -147,13 +147,27 @@ fn run_due(
             message,
         }));
     }
-    let Some(due) = due else { return Ok(()) };
-    let job = job(cron, due, &zone);
+    if let Some(due) = due {
+        start(view, status, (due, &zone), now, plan);
+    }
+    Ok(())
+}
+
+/// Starts the Job of a time, unless it was started or the policy is against it.
+fn start(
+    view: &View,
+    status: &mut CronJobStatus,
+    (due, zone): (Timestamp, &TimeZone),
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let (cron, spec) = (view.cron.as_ref(), &view.cron.spec);
+    let job = job(cron, due, zone);
     let running = status.active.clone().unwrap_or_default();
     let is_started = view.jobs.iter().any(|other| name(&**other) == name(&job));
     if is_started {
         status.last_schedule_time = Some(time(due));
-        return Ok(());
+        return;
     }
     match spec.concurrency_policy.as_deref() {
         Some("Forbid") if !running.is_empty() => {
@@ -167,7 +181,7 @@ fn run_due(
                     message: message.to_owned(),
                 }));
             }
-            return Ok(());
+            return;
         }
         Some("Replace") => {
             for old in view.jobs.iter().filter(|job| running.iter().any(|run| run.uid.as_deref() == Some(uid(&***job))))
@@ -187,7 +201,6 @@ fn run_due(
     let message = format!("Created job {}", name(&job));
     plan.push(Action::Note(Note { regarding: reference(cron), warning: false, reason: "SuccessfulCreate", message }));
     status.last_schedule_time = Some(time(due));
-    Ok(())
 }
 
 /// The latest due time after `earliest` and not after `now`, and how many there are (counted up to a bound).

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mainstay_informer::ObjectKey;
 
@@ -16,8 +16,10 @@ use crate::action::{Action, Attempt, Now, Object, Plan};
 use crate::caches::Caches;
 use crate::deployment::number;
 use crate::driver::{Controller, Wiring};
-use crate::object::{controller_of, is_active, is_ready, is_terminating, namespace, selector, selects, time};
+use crate::object::{controller_of, is_active, is_ready, is_terminating, name, namespace, selector, selects, time};
 
+/// How long a granted eviction counts although its pod is still there.
+const DISRUPTION_MAX: SignedDuration = SignedDuration::from_mins(2);
 const ALLOWED: &str = "DisruptionAllowed";
 
 /// What one look needs to see.
@@ -44,7 +46,10 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
         (None, None) => (count, 1),
     };
     let desired = desired.max(0);
-    let healthy = i32::try_from(active.iter().filter(|pod| is_ready(pod)).count()).unwrap_or(i32::MAX);
+    let disrupted = disrupted(view, now);
+    let is_going = |pod: &Arc<Pod>| disrupted.as_ref().is_some_and(|all| all.contains_key(name(&**pod)));
+    let healthy = active.iter().filter(|pod| is_ready(pod) && !is_going(pod)).count();
+    let healthy = i32::try_from(healthy).unwrap_or(i32::MAX);
     let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
     let old = budget.status.clone().unwrap_or_default();
     let new = PodDisruptionBudgetStatus {
@@ -54,7 +59,7 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
         disruptions_allowed: Some(allowed),
         expected_pods: Some(expected),
         observed_generation: budget.metadata.generation,
-        disrupted_pods: None,
+        disrupted_pods: disrupted,
     };
     let mut plan = Plan::nothing(format!("{healthy} healthy, {desired} needed"));
     if budget.status.as_ref() != Some(&new) && !is_terminating(budget) {
@@ -62,6 +67,16 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
         plan.push(Action::ReplaceStatus(Object::of(&new)));
     }
     plan
+}
+
+/// Evictions that the API server has granted and whose pods are not seen to go yet: they count as gone, so that a slow
+/// cache does not grant them twice. After a while they are forgotten: the pod was not deleted after all.
+fn disrupted(view: &View, now: Timestamp) -> Option<BTreeMap<String, Time>> {
+    let granted = view.budget.status.as_ref()?.disrupted_pods.clone()?;
+    let is_there = |pod_name: &str| view.pods.iter().any(|pod| name(&**pod) == pod_name && !is_terminating(&**pod));
+    let left: BTreeMap<_, _> =
+        granted.into_iter().filter(|(pod, at)| is_there(pod) && at.0 + DISRUPTION_MAX > now).collect();
+    (!left.is_empty()).then_some(left)
 }
 
 fn condition(budget: &PodDisruptionBudget, old: &PodDisruptionBudgetStatus, allowed: i32, now: Timestamp) -> Condition {
@@ -105,8 +120,14 @@ impl Controller for DisruptionBudgets {
             caches.pods.filter(|pod| namespace(pod) == key.namespace && selects(&chosen, pod.metadata.labels.as_ref()));
         let mut scales = BTreeMap::new();
         for owner in pods.iter().filter_map(|pod| controller_of(&**pod)) {
-            if let Some(set) = caches.replica_sets.get(&key.namespace, &owner.name) {
-                scales.insert(owner.uid.clone(), set.spec.replicas.unwrap_or(1));
+            let (space, name) = (key.namespace.as_str(), owner.name.as_str());
+            let scale = match owner.kind.as_str() {
+                "ReplicaSet" => caches.replica_sets.get(space, name).map(|set| set.spec.replicas),
+                "StatefulSet" => caches.stateful_sets.get(space, name).map(|set| set.spec.replicas),
+                _ => None,
+            };
+            if let Some(scale) = scale {
+                scales.insert(owner.uid.clone(), scale.unwrap_or(1));
             }
         }
         reconcile(&View { budget, pods, scales }, now.wall)

@@ -6,7 +6,10 @@
 //! Guarantees: an endpoint is in one slice only; a change of one pod rewrites one slice; a Service with a selector has at
 //! least one slice, so that readers can tell "no pods" from "not looked at yet".
 //!
-//! Deliberately absent: IPv6, topology hints. Services without a selector are left to whoever made their slices.
+//! Zone hints follow `trafficDistribution`, or the annotation `service.kubernetes.io/topology-mode: Auto` while the zones'
+//! shares of endpoints are close to their shares of processors.
+//!
+//! Deliberately absent: IPv6. Services without a selector are left to whoever made their slices.
 //!
 //! Source: <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
 
@@ -18,10 +21,12 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mainstay_informer::{Change, ObjectKey};
+use mainstay_model::quantity::Quantity;
 
 use crate::action::{Action, Attempt, Now, Object, Plan, Target};
 use crate::caches::Caches;
 use crate::driver::{Controller, Wiring};
+use crate::endpoint_hints;
 use crate::object::{
     Labels, controller_reference, is_finished, is_ready, is_terminating, name, namespace, node_of, reference,
 };
@@ -41,6 +46,8 @@ pub(crate) struct View {
     pub(crate) pods: Vec<Arc<Pod>>,
     /// Zones of the nodes.
     pub(crate) zones: BTreeMap<String, String>,
+    /// Processors of the zones, in thousandths; only looked up for a Service that asks for balance.
+    pub(crate) processors: BTreeMap<String, i64>,
     /// The slices this controller has written for it.
     pub(crate) slices: Vec<Arc<EndpointSlice>>,
 }
@@ -60,6 +67,7 @@ pub(crate) fn reconcile(view: &View) -> Plan {
             wanted.entry(ports(service, pod)).or_default().insert(name(&**pod).to_owned(), endpoint);
         }
     }
+    endpoint_hints::hint(service, wanted.values_mut().flat_map(BTreeMap::values_mut), &view.processors);
     let count: usize = wanted.values().map(BTreeMap::len).sum();
     let mut plan = Plan::nothing(format!("{count} endpoints"));
     let mut kept = 0;
@@ -237,6 +245,19 @@ fn zone(node: &Node) -> Option<&String> {
     node.metadata.labels.as_ref()?.get(ZONE_LABEL)
 }
 
+/// Processors of each zone's ready nodes, in thousandths.
+fn processors(caches: &Caches) -> BTreeMap<String, i64> {
+    let mut all = BTreeMap::new();
+    for node in caches.nodes.list() {
+        let capacity = node.status.as_ref().and_then(|status| status.allocatable.as_ref()?.get("cpu"));
+        let milli = capacity.and_then(|text| text.0.parse::<Quantity>().ok()).map_or(0, Quantity::milli_value);
+        if let Some(zone) = zone(&node) {
+            *all.entry(zone.clone()).or_insert(0) += milli;
+        }
+    }
+    all
+}
+
 /// The controller of EndpointSlices.
 pub(crate) struct EndpointSlices;
 
@@ -289,6 +310,7 @@ impl Controller for EndpointSlices {
             Some((name(&*node).to_owned(), zone(&node)?.clone()))
         });
         let zones = zones.collect();
-        reconcile(&View { service, pods, zones, slices })
+        let processors = if endpoint_hints::needs_processors(&service) { processors(caches) } else { BTreeMap::new() };
+        reconcile(&View { service, pods, zones, processors, slices })
     }
 }

@@ -8,7 +8,7 @@
 //! Guarantees: crash-only — everything a controller knows is in the API or is learnt again; a controller sees its own
 //! writes; a conflict is tried again at once with the fresh object, other failures after 5 ms to 30 s.
 //!
-//! Deliberately absent: leader election (one server runs the controllers), informer indices.
+//! Deliberately absent: informer indices.
 
 pub mod action;
 mod autoscaler;
@@ -21,6 +21,7 @@ mod daemon_set;
 mod deployment;
 mod disruption_budget;
 mod driver;
+mod endpoint_hints;
 mod endpoint_slice;
 mod execute;
 mod garbage;
@@ -39,6 +40,8 @@ mod revisions;
 mod root_ca;
 mod service_account;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod stateful_set;
 mod storage;
 #[cfg(test)]
@@ -46,6 +49,7 @@ mod testing;
 mod ttl;
 
 use kube::Client;
+use mainstay_informer::leader;
 use tokio::task::JoinSet;
 
 pub use settings::{HeartbeatSettings, Settings, Signer};
@@ -53,8 +57,15 @@ pub use settings::{HeartbeatSettings, Settings, Signer};
 use crate::caches::Caches;
 use crate::driver::{Clock, Controller, drive};
 
-/// Runs all controllers until the future is dropped.
+/// Runs all controllers until the future is dropped; with [`Settings::leader`], while this process leads.
 pub async fn run(client: Client, settings: Settings) {
+    match settings.leader.clone() {
+        Some(leader) => leader::lead(client.clone(), leader, || work(client.clone(), settings.clone())).await,
+        None => work(client, settings).await,
+    }
+}
+
+async fn work(client: Client, settings: Settings) {
     let (caches, clock) = (Caches::default(), Clock::start());
     let mut tasks = JoinSet::new();
     caches.start(&client, &mut tasks);

@@ -125,13 +125,13 @@ impl Others {
     }
 
     /// Notes an object as it is now, or that it is gone.
-    fn note(&self, kind: KindName, key: ObjectKey, after: Option<ObjectMeta>) {
+    fn note(&self, kind: KindName, key: &ObjectKey, after: Option<ObjectMeta>) {
         let mut content = self.lock();
         let Some(held) = content.kinds.get_mut(kind) else { return };
         let after = after.map(slim).map(Arc::new);
         let before = match &after {
             Some(meta) => held.objects.insert(key.clone(), meta.clone()),
-            None => held.objects.remove(&key),
+            None => held.objects.remove(key),
         };
         if before.is_none() && after.is_none() {
             return;
@@ -197,10 +197,12 @@ impl Others {
                 Ok(Event::Init) => listed = Some(Vec::new()),
                 Ok(Event::InitApply(object) | Event::Apply(object)) => {
                     let key = key_of(&object);
-                    listed.iter_mut().for_each(|listed| listed.push(key.clone()));
-                    self.note(kind, key, Some(object.metadata));
+                    if let Some(listed) = &mut listed {
+                        listed.push(key.clone());
+                    }
+                    self.note(kind, &key, Some(object.metadata));
                 }
-                Ok(Event::Delete(object)) => self.note(kind, key_of(&object), None),
+                Ok(Event::Delete(object)) => self.note(kind, &key_of(&object), None),
                 Ok(Event::InitDone) => self.sweep(kind, &listed.take().unwrap_or_default()),
                 Err(error) => tracing::debug!(kind, %error, "watch interrupted"),
             }
@@ -220,7 +222,9 @@ impl Others {
             }
             None => return,
         };
-        gone.into_iter().for_each(|key| self.note(kind, key, None));
+        for key in &gone {
+            self.note(kind, key, None);
+        }
     }
 }
 
@@ -228,17 +232,13 @@ impl Content {
     /// A row that lives as long as the process, and the kind's name.
     fn intern(&mut self, row: Resource) -> (KindName, &'static Resource) {
         let built_in = resource::find_kind(&row.api_version(), &row.kind).filter(|known| known.plural == row.plural);
-        let resource: &'static Resource = match built_in {
-            Some(known) => known,
-            None => match self.interned.iter().find(|known| ***known == row) {
-                Some(known) => known,
-                None => {
-                    let leaked: &'static Resource = Box::leak(Box::new(row));
-                    self.interned.push(leaked);
-                    leaked
-                }
-            },
-        };
+        let known =
+            built_in.map(|known| &**known).or_else(|| self.interned.iter().copied().find(|known| **known == row));
+        let resource: &'static Resource = known.unwrap_or_else(|| {
+            let leaked: &'static Resource = Box::leak(Box::new(row));
+            self.interned.push(leaked);
+            leaked
+        });
         if built_in.is_some() {
             return (&resource.kind, resource);
         }

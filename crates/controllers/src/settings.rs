@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mainstay_informer::leader::LeaderSettings;
+
 /// Settings of [`crate::run`].
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -15,6 +17,8 @@ pub struct Settings {
     pub root_ca: Option<String>,
     /// Where certificates are signed; without it requests stay unsigned.
     pub signer: Option<Signer>,
+    /// Of several servers one runs the controllers; without this every one does, which is right only for one.
+    pub leader: Option<LeaderSettings>,
     /// Directory on every node under which the built-in provisioner makes volumes; without it claims wait for others.
     pub volumes: Option<PathBuf>,
 }

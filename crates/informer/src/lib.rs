@@ -15,10 +15,13 @@
 //!
 //! Assumptions: resource versions compare as numbers (Kubernetes API concepts, "resource versions", since 1.35).
 //!
+//! Beside the caches: [`leader`] election, for workers of which one at a time may act.
+//!
 //! Deliberately absent: indices (callers filter; the caches are small), edge-triggered events (a reader only learns
 //! *that* an object changed, with the object before and after).
 
 mod cache;
+pub mod leader;
 mod subscription;
 
 pub use cache::{Cache, Kind, ObjectKey, Scope};

@@ -15,6 +15,7 @@ mod instance;
 mod node;
 mod pki;
 mod progress;
+mod reaper;
 mod server;
 mod snapshot;
 mod state;

@@ -135,6 +135,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
     let client = |name: &str| api.client(User::internal(name));
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
+        () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host), if !alone => {}

@@ -65,7 +65,9 @@ impl Driver {
         let placed = self.snapshot.group_count(group);
         if placed + members.len() < size {
             let text = format!("group {group:?} has {} of {size} pods", placed + members.len());
-            members.into_iter().for_each(|pod| self.refuse(pod, Why::Pod(text.clone()), now));
+            for pod in members {
+                self.refuse(pod, Why::Pod(text.clone()), now);
+            }
             return;
         }
         let (mut chosen, mut refused) = (Vec::new(), Vec::new());
@@ -76,8 +78,12 @@ impl Driver {
             }
         }
         if placed + chosen.len() >= size {
-            chosen.into_iter().for_each(|(pod, node, unbound)| self.place(pod, node, unbound));
-            refused.into_iter().for_each(|(pod, why)| self.refuse(pod, why, now));
+            for (pod, node, unbound) in chosen {
+                self.place(pod, node, unbound);
+            }
+            for (pod, why) in refused {
+                self.refuse(pod, why, now);
+            }
             return;
         }
         let why = refused.first().map(|(_, why)| why.to_text(self.snapshot.node_count())).unwrap_or_default();
@@ -90,7 +96,9 @@ impl Driver {
             self.snapshot.remove_pod(&pod.facts.key);
             self.refuse(pod, Why::Pod(text.clone()), now);
         }
-        refused.into_iter().for_each(|(pod, _)| self.refuse(pod, Why::Pod(text.clone()), now));
+        for (pod, _) in refused {
+            self.refuse(pod, Why::Pod(text.clone()), now);
+        }
     }
 
     fn place(&mut self, pod: Waiting, node: String, unbound: Vec<ObjectKey>) {

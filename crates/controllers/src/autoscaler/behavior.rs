@@ -118,56 +118,43 @@ pub(super) fn allow(
         ),
         () => ("ReadyForNewScale", "recommended size matches current size"),
     };
-    let (replicas, limited) = match () {
-        () if stable > current => {
-            let limit = limit_up(up, current, history, now).max(current);
-            let highest = limit.min(most);
-            match stable > highest {
-                true if limit > most => (
-                    highest,
-                    Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count")),
-                ),
-                true => (
-                    highest,
-                    Some((
-                        "ScaleUpLimit",
-                        "the desired replica count is increasing faster than the maximum scale rate",
-                    )),
-                ),
-                false => (stable, None),
-            }
-        }
-        () if stable < current => {
-            let limit = limit_down(down, current, history, now).min(current);
-            let lowest = limit.max(least);
-            match stable < lowest {
-                true if limit < least => (
-                    lowest,
-                    Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count")),
-                ),
-                true => (
-                    lowest,
-                    Some((
-                        "ScaleDownLimit",
-                        "the desired replica count is decreasing faster than the maximum scale rate",
-                    )),
-                ),
-                false => (stable, None),
-            }
-        }
-        () => match () {
-            () if wanted > most => (
-                stable.min(most),
-                Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count")),
-            ),
-            () if wanted < least => (
-                stable.max(least),
-                Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count")),
-            ),
-            () => (stable, None),
-        },
-    };
+    let (replicas, limited) = limit((up, down), (least, most), (current, stable, wanted), history, now);
     Allowed { replicas, able, limited }
+}
+
+type Limit = (&'static str, &'static str);
+const TOO_MANY: Limit = ("TooManyReplicas", "the desired replica count is more than the maximum replica count");
+const TOO_FEW: Limit = ("TooFewReplicas", "the desired replica count is less than the minimum replica count");
+const TOO_FAST_UP: Limit =
+    ("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate");
+const TOO_FAST_DOWN: Limit =
+    ("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate");
+
+/// The stable size within policies and bounds, and what held it back.
+fn limit(
+    (up, down): (&Rules, &Rules),
+    (least, most): (i32, i32),
+    (current, stable, wanted): (i32, i32, i32),
+    history: &History,
+    now: Duration,
+) -> (i32, Option<Limit>) {
+    if stable > current {
+        let limit = limit_up(up, current, history, now).max(current);
+        let highest = limit.min(most);
+        let reason = if limit > most { TOO_MANY } else { TOO_FAST_UP };
+        return if stable > highest { (highest, Some(reason)) } else { (stable, None) };
+    }
+    if stable < current {
+        let limit = limit_down(down, current, history, now).min(current);
+        let lowest = limit.max(least);
+        let reason = if limit < least { TOO_FEW } else { TOO_FAST_DOWN };
+        return if stable < lowest { (lowest, Some(reason)) } else { (stable, None) };
+    }
+    match () {
+        () if wanted > most => (stable.min(most), Some(TOO_MANY)),
+        () if wanted < least => (stable.max(least), Some(TOO_FEW)),
+        () => (stable, None),
+    }
 }
 
 fn limit_up(rules: &Rules, current: i32, history: &History, now: Duration) -> i32 {
@@ -205,10 +192,11 @@ fn limit_down(rules: &Rules, current: i32, history: &History, now: Duration) -> 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value)]
     use super::*;
     use serde_json::json;
 
-    fn spec(behavior: serde_json::Value) -> HorizontalPodAutoscalerSpec {
+    fn spec(behavior: &serde_json::Value) -> HorizontalPodAutoscalerSpec {
         let spec = json!({"maxReplicas": 100, "minReplicas": 1, "scaleTargetRef": {"kind": "Deployment", "name": "web"},
             "behavior": behavior});
         serde_json::from_value(spec).expect("it is valid")
@@ -216,7 +204,7 @@ mod tests {
 
     /// Sizes over time for (second, wanted).
     fn play(behavior: serde_json::Value, start: i32, wishes: &[(u64, i32)]) -> Vec<i32> {
-        let (up, down) = of(&spec(behavior));
+        let (up, down) = of(&spec(&behavior));
         let (mut history, mut current) = (History::default(), start);
         let step = |(second, wanted): &(u64, i32)| {
             let now = Duration::from_secs(*second);

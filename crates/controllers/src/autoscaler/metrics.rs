@@ -67,8 +67,8 @@ fn milli(written: Option<&Written>) -> Option<i64> {
     Some(written?.0.parse::<Quantity>().ok()?.milli_value())
 }
 
-fn value(milli: i64) -> Option<Written> {
-    Some(Written(Quantity::from_milli(milli).to_string()))
+fn written(milli: i64) -> Written {
+    Written(Quantity::from_milli(milli).to_string())
 }
 
 /// What the metric asks for. The error says what is missing.
@@ -105,8 +105,10 @@ pub(super) fn ask(spec: &MetricSpec, measured: &Measured, context: &Context<'_>)
             let source = spec.pods.as_ref().ok_or("the metric has no pods")?;
             let target = milli(source.target.average_value.as_ref()).ok_or("the target has no averageValue")?;
             let proposal = plain(target, samples, false, context)?;
-            let current =
-                MetricValueStatus { average_value: value(proposal.average_milli), ..MetricValueStatus::default() };
+            let current = MetricValueStatus {
+                average_value: Some(written(proposal.average_milli)),
+                ..MetricValueStatus::default()
+            };
             Ok(Asked {
                 replicas: proposal.replicas,
                 named: format!("pods metric {}", source.metric.name),
@@ -116,33 +118,25 @@ pub(super) fn ask(spec: &MetricSpec, measured: &Measured, context: &Context<'_>)
                 },
             })
         }
-        ("Object", Measured::Value(measured)) => {
-            let source = spec.object.as_ref().ok_or("the metric has no object")?;
-            let (replicas, current) = whole(&source.target, *measured, context)?;
-            let (described_object, metric) = (source.described_object.clone(), source.metric.clone());
-            Ok(Asked {
-                replicas,
-                named: format!("{} metric {}", described_object.kind, metric.name),
-                status: MetricStatus {
-                    object: Some(ObjectMetricStatus { described_object, metric, current }),
-                    ..empty()
-                },
-            })
-        }
-        ("External", Measured::Value(measured)) => {
-            let source = spec.external.as_ref().ok_or("the metric has no external")?;
-            let (replicas, current) = whole(&source.target, *measured, context)?;
-            Ok(Asked {
-                replicas,
-                named: format!("external metric {}", source.metric.name),
-                status: MetricStatus {
-                    external: Some(ExternalMetricStatus { metric: source.metric.clone(), current }),
-                    ..empty()
-                },
-            })
-        }
+        ("Object" | "External", Measured::Value(measured)) => ask_whole(spec, *measured, context),
         (other, _) => Err(format!("unknown metric source type {other:?}")),
     }
+}
+
+/// What a metric of the whole target asks for.
+fn ask_whole(spec: &MetricSpec, measured: i64, context: &Context<'_>) -> Result<Asked, String> {
+    let mut status = MetricStatus { type_: spec.type_.clone(), ..MetricStatus::default() };
+    if let Some(source) = &spec.object {
+        let (replicas, current) = whole(&source.target, measured, context)?;
+        let (described_object, metric) = (source.described_object.clone(), source.metric.clone());
+        let named = format!("{} metric {}", described_object.kind, metric.name);
+        status.object = Some(ObjectMetricStatus { described_object, metric, current });
+        return Ok(Asked { replicas, named, status });
+    }
+    let source = spec.external.as_ref().ok_or("the metric has no source")?;
+    let (replicas, current) = whole(&source.target, measured, context)?;
+    status.external = Some(ExternalMetricStatus { metric: source.metric.clone(), current });
+    Ok(Asked { replicas, named: format!("external metric {}", source.metric.name), status })
 }
 
 fn plain(target: i64, samples: &Samples, is_cpu: bool, context: &Context<'_>) -> Result<Proposal, String> {
@@ -170,7 +164,7 @@ fn resource(
     };
     let current = MetricValueStatus {
         average_utilization: proposal.utilization,
-        average_value: value(proposal.average_milli),
+        average_value: Some(written(proposal.average_milli)),
         value: None,
     };
     Ok((proposal, current))
@@ -199,11 +193,11 @@ fn whole(target: &MetricTarget, measured: i64, context: &Context<'_>) -> Result<
     let Context { current, tolerance, .. } = context;
     if let Some(target) = milli(target.average_value.as_ref()) {
         let share = measured / i64::from((*current).max(1));
-        let status = MetricValueStatus { average_value: value(share), ..MetricValueStatus::default() };
+        let status = MetricValueStatus { average_value: Some(written(share)), ..MetricValueStatus::default() };
         return Ok((of_share(*current, measured, target, *tolerance), status));
     }
     let target = milli(target.value.as_ref()).ok_or("the target has neither value nor averageValue")?;
     let ready = context.pods.iter().filter(|pod| is_ready(pod)).count();
-    let status = MetricValueStatus { value: value(measured), ..MetricValueStatus::default() };
+    let status = MetricValueStatus { value: Some(written(measured)), ..MetricValueStatus::default() };
     Ok((of_value(*current, measured, target, ready, *tolerance), status))
 }

@@ -118,7 +118,8 @@ fn measure(
     let (up, down) = behavior::of(spec);
     let tolerance = Tolerance { up: up.tolerance, down: down.tolerance };
     let context = Context { current: scale.replicas, pods: &view.pods, tolerance, now: now.wall };
-    let (mut best, mut failed): (Option<(i32, String)>, Option<(&'static str, String)>) = (None, None);
+    let mut best: Option<(i32, String)> = None;
+    let mut failed: Option<(&'static str, String)> = None;
     let mut shown = Vec::new();
     for (metric, measured) in &view.observed.metrics {
         let asked =
@@ -150,12 +151,11 @@ fn measure(
     let bounds = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
     let allowed = behavior::allow((&up, &down), bounds, scale.replicas, asked, history, now.monotonic);
     report.condition("AbleToScale", "True", allowed.able.0, allowed.able.1);
-    match allowed.limited {
-        Some((reason, message)) => report.condition("ScalingLimited", "True", reason, message),
-        None => {
-            let message = "the desired count is within the acceptable range";
-            report.condition("ScalingLimited", "False", "DesiredWithinRange", message);
-        }
+    if let Some((reason, message)) = allowed.limited {
+        report.condition("ScalingLimited", "True", reason, message);
+    } else {
+        let message = "the desired count is within the acceptable range";
+        report.condition("ScalingLimited", "False", "DesiredWithinRange", message);
     }
     let why = match () {
         () if allowed.replicas > scale.replicas => format!("{named} above target"),

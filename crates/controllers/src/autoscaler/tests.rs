@@ -1,5 +1,5 @@
 //! What an autoscaler does and says, for what it is told.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use serde_json::{Value, json};
 

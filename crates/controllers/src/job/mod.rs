@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::batch::v1::{Job, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::ObjectKey;
 use mainstay_model::selector::LabelSelector;
@@ -257,7 +257,7 @@ fn conclude(
         !running && count.is_settled() && pods.iter().all(|pod| !pods::is_tracked(pod) || !needs_count(job, pod));
     verdict::write(decided, over, status, now);
     if over {
-        status.uncounted_terminated_pods = Some(Default::default());
+        status.uncounted_terminated_pods = Some(UncountedTerminatedPods::default());
         (status.active, status.terminating, status.ready) = (None, Some(0), Some(0));
         let (warning, reason, message) = if decided.success {
             (false, "Completed", "Job completed".to_owned())

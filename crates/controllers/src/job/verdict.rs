@@ -47,8 +47,8 @@ pub(crate) fn finished(job: &Job) -> Option<&JobCondition> {
     condition(status, COMPLETE).or_else(|| condition(status, FAILED))
 }
 
-fn verdict(success: bool, reason: &str, message: impl Into<String>) -> Option<Verdict> {
-    Some(Verdict { success, reason: reason.to_owned(), message: message.into() })
+fn verdict(success: bool, reason: &str, message: impl Into<String>) -> Verdict {
+    Verdict { success, reason: reason.to_owned(), message: message.into() }
 }
 
 /// How the Job will end, if that is decided.
@@ -57,13 +57,13 @@ pub(super) fn of(job: &Job, all: &[Arc<Pod>], count: &Count, now: Timestamp) -> 
     let told = |type_| condition(&status, type_).cloned();
     if let Some(said) = told(FAILURE).or_else(|| told(SUCCESS)) {
         let (reason, message) = (said.reason.unwrap_or_default(), said.message.unwrap_or_default());
-        return verdict(said.type_ == SUCCESS, &reason, message);
+        return Some(verdict(said.type_ == SUCCESS, &reason, message));
     }
     if let Some(message) = &count.fails_job {
-        return verdict(false, "PodFailurePolicy", message.clone());
+        return Some(verdict(false, "PodFailurePolicy", message.clone()));
     }
     if until_deadline(job, now).is_some_and(|left| left.is_zero()) {
-        return verdict(false, "DeadlineExceeded", "Job was active longer than specified deadline");
+        return Some(verdict(false, "DeadlineExceeded", "Job was active longer than specified deadline"));
     }
     let spec = job.spec.clone().unwrap_or_default();
     if let Some(success) = success_policy(job, count) {
@@ -72,14 +72,14 @@ pub(super) fn of(job: &Job, all: &[Arc<Pod>], count: &Count, now: Timestamp) -> 
     if per_index(job).is_some() {
         if spec.max_failed_indexes.is_some_and(|most| count.failed_indexes.len() > usize::try_from(most).unwrap_or(0)) {
             let message = "Job has exceeded the specified maximal number of failed indexes";
-            return verdict(false, "MaxFailedIndexesExceeded", message);
+            return Some(verdict(false, "MaxFailedIndexesExceeded", message));
         }
         let over = count.failed_indexes.len() + count.completed.len();
         if !count.failed_indexes.is_empty() && over >= usize::try_from(spec.completions.unwrap_or(0)).unwrap_or(0) {
-            return verdict(false, "FailedIndexes", "Job has failed indexes");
+            return Some(verdict(false, "FailedIndexes", "Job has failed indexes"));
         }
     } else if is_past_limit(job, all, count) {
-        return verdict(false, "BackoffLimitExceeded", "Job has reached the specified backoff limit");
+        return Some(verdict(false, "BackoffLimitExceeded", "Job has reached the specified backoff limit"));
     }
     let active = all.iter().any(|pod| pods::end_of(job, pod).is_none() && !is_terminating(&**pod));
     let complete = match spec.completions {
@@ -88,7 +88,7 @@ pub(super) fn of(job: &Job, all: &[Arc<Pod>], count: &Count, now: Timestamp) -> 
         None => count.succeeded > 0 && !active,
     };
     if complete && !spec.suspend.unwrap_or(false) {
-        return verdict(true, "CompletionsReached", "Reached expected number of succeeded pods");
+        return Some(verdict(true, "CompletionsReached", "Reached expected number of succeeded pods"));
     }
     None
 }
@@ -127,7 +127,7 @@ fn success_policy(job: &Job, count: &Count) -> Option<Verdict> {
             (None, None) => usize::try_from(completions).unwrap_or(0),
         };
         if done >= needed && done > 0 {
-            return verdict(true, "SuccessPolicy", format!("Matched rules at index {index}"));
+            return Some(verdict(true, "SuccessPolicy", format!("Matched rules at index {index}")));
         }
     }
     None

@@ -16,7 +16,7 @@
 //! Source: <https://kubernetes.io/docs/concepts/architecture/nodes/>,
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
 
-mod heartbeat;
+pub(crate) mod heartbeat;
 #[cfg(test)]
 mod tests;
 mod zones;
@@ -91,7 +91,10 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     }
     if let Some(taints) = taints(view, now) {
         let meta = json!({"uid": uid(node), "resourceVersion": node.metadata.resource_version});
-        plan.push(Action::Patch(Target::of(node), json!({"metadata": meta, "spec": {"taints": taints}})));
+        plan.push(Action::Patch(
+            Target::of(node),
+            json!({"metadata": meta, "spec": {"taints": Some(taints).filter(|all| !all.is_empty())}}),
+        ));
         if view.verdict == Verdict::Dead {
             return plan;
         }
@@ -262,7 +265,7 @@ fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Stay {
 
 /// The controller of nodes.
 pub(crate) struct NodeLifecycle {
-    judge: Arc<Mutex<Judge>>,
+    pub(crate) judge: Arc<Mutex<Judge>>,
     clock: Clock,
     /// Nodes of a large zone that were let through one by one, and when the last was.
     let_through: Mutex<BTreeMap<String, (Duration, BTreeSet<String>)>>,
@@ -362,7 +365,7 @@ fn zone_of(node: &Node) -> String {
 }
 
 /// For each node what its Lease says: the renewal time and holder, as text to compare.
-fn renewals(caches: &Caches) -> BTreeMap<String, Option<String>> {
+pub(crate) fn renewals(caches: &Caches) -> BTreeMap<String, Option<String>> {
     let of = |node: &str| said(&*caches.leases.get(LEASE_NAMESPACE, node)?);
     caches.nodes.list().iter().map(|node| (name(&**node).to_owned(), of(name(&**node)))).collect()
 }

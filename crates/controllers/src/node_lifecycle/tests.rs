@@ -1,5 +1,5 @@
 //! What becomes of the pods of a node that is not heard.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use mainstay_model::resource;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn told(mut node: Node, pace: Pace, silent_ms: u64, mut pods: Vec<Arc<Pod>>) -> 
         for action in &plan.actions {
             match action {
                 Action::ReplaceStatus(object) if object.target.resource.kind == "Node" => {
-                    node = typed(object.value.clone())
+                    node = typed(object.value.clone());
                 }
                 Action::Patch(_, patch) => {
                     let now = serde_json::to_value(&node).unwrap();

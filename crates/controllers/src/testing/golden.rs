@@ -61,7 +61,9 @@ fn conversation(text: &str, file: &Path) -> String {
         }
         while has_output && lines.next_if(|line| !line.is_empty()).is_some() {}
         let is_empty = script.iter().all(|line| line.is_empty());
-        script.iter().for_each(|line| writeln!(played, "{line}").unwrap());
+        for line in &script {
+            writeln!(played, "{line}").unwrap();
+        }
         if is_empty {
             continue;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{Cluster, http_get, is_ready, ready};
 
 /// A client that asks the shop's front all the time; each request once, on a fresh connection.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     failed: Arc<AtomicUsize>,
@@ -15,7 +15,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(address: String) -> Self {
+    pub fn start(address: String) -> Self {
         let (stop, asked, failed) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::default());
         let (s, a, f): (_, Arc<AtomicUsize>, Arc<AtomicUsize>) =
             (stop.clone(), Arc::clone(&asked), Arc::clone(&failed));
@@ -37,7 +37,7 @@ impl Load {
     }
 
     /// Requests asked and failed, and the longest time without an answer.
-    fn end(mut self) -> (usize, usize, Duration) {
+    pub fn end(mut self) -> (usize, usize, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let gap = self.thread.take().unwrap().join().unwrap();
         (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed), gap)

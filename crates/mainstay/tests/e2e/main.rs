@@ -15,6 +15,7 @@ mod recovery;
 mod state;
 mod streams;
 mod transcripts;
+mod workloads;
 
 #[path = "../../../store/tests/support/mod.rs"]
 mod etcd;

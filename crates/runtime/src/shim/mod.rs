@@ -272,8 +272,9 @@ impl Shim {
         }
         let deadline = self.attachments.iter().filter_map(Attachment::deadline).min();
         let left = deadline.map(|at| at.saturating_duration_since(std::time::Instant::now()).as_millis() + 1);
-        let look = self.config.fence.is_some() && !self.fenced;
-        let left = left.into_iter().chain(look.then_some(LOOK_INTERVAL.as_millis())).min();
+        // A pod that must not run twice asks ten times a second whether it may still run.
+        let look = self.config.fence.as_ref().filter(|_| !self.fenced).map(|_| LOOK_INTERVAL.as_millis());
+        let left = left.into_iter().chain(look).min();
         let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -281,6 +282,14 @@ impl Shim {
         }
         let ready = polled.iter().filter(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
         Ok(ready.map(|fd| fd.as_fd().as_raw_fd()).collect())
+    }
+
+    /// Stops the pod for good when its node has been cut off for too long.
+    fn keep_promise(&mut self) {
+        if !self.fenced && self.config.fence.as_ref().is_some_and(FenceConfig::is_over) {
+            self.fenced = true;
+            fence::stop(&self.config);
+        }
     }
 
     /// Input from the attachments, output to them.
@@ -318,14 +327,6 @@ impl Shim {
             if let Ok(attachment) = Attachment::new(client.stream, client.partial, container, feeds) {
                 self.attachments.push(attachment);
             }
-        }
-    }
-
-    /// Stops the pod for good when its node has been cut off for too long.
-    fn keep_promise(&mut self) {
-        if !self.fenced && self.config.fence.as_ref().is_some_and(FenceConfig::is_over) {
-            self.fenced = true;
-            fence::stop(&self.config);
         }
     }
 

@@ -185,19 +185,18 @@ proptest! {
         let Err(mut refusal) = snapshot.schedule(&wants) else { return Ok(()) };
         let found = snapshot.preempt(&wants, &mut refusal, &[]);
         prop_assert_eq!(snapshot.pods.len(), before);
-        match found {
-            Some(found) => {
-                for key in &found.victims {
-                    prop_assert!(snapshot.pod(key).unwrap().priority < priority);
-                    snapshot.remove_pod(key);
-                }
-                prop_assert_eq!(snapshot.schedule(&wants).unwrap(), found.node);
+        if let Some(found) = found {
+            for key in &found.victims {
+                prop_assert!(snapshot.pod(key).unwrap().priority < priority);
+                snapshot.remove_pod(key);
             }
-            None => {
-                let lesser: Vec<String> = snapshot.pods.values().filter(|p| p.facts.priority < priority).map(|p| p.facts.key.clone()).collect();
-                lesser.iter().for_each(|key| snapshot.remove_pod(key));
-                prop_assert!(snapshot.schedule(&wants).is_err(), "all of them together would have made room");
+            prop_assert_eq!(snapshot.schedule(&wants).unwrap(), found.node);
+        } else {
+            let lesser = snapshot.pods.values().filter(|placed| placed.facts.priority < priority);
+            for key in lesser.map(|placed| placed.facts.key.clone()).collect::<Vec<_>>() {
+                snapshot.remove_pod(&key);
             }
+            prop_assert!(snapshot.schedule(&wants).is_err(), "all of them together would have made room");
         }
     }
 }

@@ -1,0 +1,208 @@
+//! A control-plane process of the simulation: the real controllers over caches that lag, and a scheduler with the real core.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use k8s_openapi::api::core::v1::Pod;
+use mainstay_informer::ObjectKey;
+use mainstay_scheduler::core::{NodeFacts, PodFacts, Snapshot};
+use serde_json::json;
+
+use super::store::{Refused, Store};
+use crate::action::{Action, Attempt, Now, Plan};
+use crate::caches::Caches;
+use crate::driver::{Clock, Controller};
+use crate::node_lifecycle::{NodeLifecycle, renewals};
+use crate::object::{is_finished, is_terminating, node_of};
+use crate::settings::HeartbeatSettings;
+
+/// What a process sees, late.
+#[derive(Default)]
+pub(super) struct Sight {
+    pub(super) caches: Caches,
+    cursors: BTreeMap<String, usize>,
+    /// How late, by kind, in milliseconds.
+    pub(super) lags: HashMap<String, u64>,
+}
+
+impl Sight {
+    fn catch_up(&mut self, store: &Store, now: u64) {
+        for (kind, log) in &store.logs {
+            let lag = self.lags.get(kind).copied().unwrap_or(0);
+            let cursor = self.cursors.entry(kind.clone()).or_default();
+            while let Some((time, key, value)) = log.get(*cursor).filter(|(time, ..)| time + lag <= now) {
+                let _ = time;
+                match value {
+                    Some(value) => self.caches.observe(kind, value.clone()),
+                    None => self.caches.observe_deleted(kind, key),
+                }
+                *cursor += 1;
+            }
+        }
+    }
+}
+
+pub(super) struct Manager {
+    pub(super) sight: Sight,
+    lifecycle: NodeLifecycle,
+    attempts: HashMap<String, Attempt>,
+    started: u64,
+    rate: f64,
+    pub(super) down_until: u64,
+}
+
+impl Manager {
+    pub(super) fn new(now: u64, rate: f64) -> Self {
+        let lifecycle = NodeLifecycle::new(HeartbeatSettings::default(), Clock::start());
+        Self { sight: Sight::default(), lifecycle, attempts: HashMap::new(), started: now, rate, down_until: 0 }
+    }
+
+    /// One moment: it sees what has arrived, judges the nodes, and looks at a few keys.
+    pub(super) fn step(&mut self, store: &mut Store, now: u64, wall: jiff::Timestamp, random: &mut Rng) {
+        if now < self.down_until {
+            return;
+        }
+        self.sight.catch_up(store, now);
+        let monotonic = Duration::from_secs_f64((now - self.started) as f64 * self.rate / 1000.0);
+        self.lifecycle.judge.lock().unwrap().judge(monotonic, &renewals(&self.sight.caches));
+        let now = Now { wall, monotonic };
+        for _ in 0..6 {
+            if self.look(store, now, random) == Some(true) {
+                return;
+            }
+        }
+    }
+
+    /// One look at one key; whether the process crashed over it.
+    fn look(&mut self, store: &mut Store, now: Now, random: &mut Rng) -> Option<bool> {
+        let caches = self.sight.caches.clone();
+        let any = |kind: &str, random: &mut Rng| -> Option<ObjectKey> {
+            let keys: Vec<&ObjectKey> =
+                store.objects.keys().filter(|(own, _)| own == kind).map(|(_, key)| key).collect();
+            random.choice(keys).cloned()
+        };
+        let (name, key) = match random.u8(0..7) {
+            0 => ("deployment", any("Deployment", random)?),
+            1 => ("replicaset", any("ReplicaSet", random)?),
+            2 => ("statefulset", any("StatefulSet", random)?),
+            3 => ("job", any("Job", random)?),
+            4 => ("budget", any("PodDisruptionBudget", random)?),
+            _ => ("node", any("Node", random)?),
+        };
+        let attempt = self.attempts.entry(format!("{name}/{key}")).or_default().clone();
+        let plan = match name {
+            "deployment" => crate::deployment::Deployments.plan(&caches, &key, &attempt, now),
+            "replicaset" => crate::replica_set::ReplicaSets.plan(&caches, &key, &attempt, now),
+            "statefulset" => crate::stateful_set::StatefulSets.plan(&caches, &key, &attempt, now),
+            "job" => crate::job::Jobs.plan(&caches, &key, &attempt, now),
+            "budget" => crate::disruption_budget::DisruptionBudgets.plan(&caches, &key, &attempt, now),
+            _ => self.lifecycle.plan(&caches, &key, &attempt, now),
+        };
+        let crashed = self.carry_out(store, &plan, now.wall, random);
+        if crashed {
+            // It comes back as a new process that knows nothing.
+            let lags = std::mem::take(&mut self.sight.lags);
+            let rate = self.rate;
+            let at = store.time;
+            *self = Self::new(at, rate);
+            self.sight.lags = lags;
+            self.down_until = at + random.u64(0..2_000);
+        }
+        Some(crashed)
+    }
+
+    /// Carries out a plan as the executor does: in order, up to the first refusal; own writes are seen at once.
+    fn carry_out(&mut self, store: &mut Store, plan: &Plan, wall: jiff::Timestamp, random: &mut Rng) -> bool {
+        for action in &plan.actions {
+            if random.u32(0..2_000) == 0 {
+                return true;
+            }
+            match store.act(action, wall) {
+                Ok(Some((target, Some(value)))) => self.sight.caches.observe(&target.resource.kind, value),
+                Ok(Some((target, None))) => self.sight.caches.observe_deleted(&target.resource.kind, &target.key),
+                Ok(None) => {}
+                Err(Refused::Missing) => {
+                    if let Action::Delete { target, .. } | Action::Patch(target, _) = action {
+                        self.sight.caches.observe_deleted(&target.resource.kind, &target.key);
+                    }
+                    return false;
+                }
+                Err(_) => {
+                    self.refresh(store, action);
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// After a conflict the object is read again.
+    fn refresh(&mut self, store: &Store, action: &Action) {
+        let target = match action {
+            Action::Create(object) | Action::Replace(object) | Action::ReplaceStatus(object) => &object.target,
+            Action::Patch(target, _) | Action::Delete { target, .. } | Action::ExpectSame(target, _) => target,
+            _ => return,
+        };
+        match store.get(&target.resource.kind, &target.key) {
+            Some(value) => self.sight.caches.observe(&target.resource.kind, value.clone()),
+            None => self.sight.caches.observe_deleted(&target.resource.kind, &target.key),
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Scheduler {
+    pub(super) sight: Sight,
+    /// Bound here and not seen yet: uid and node.
+    assumed: HashMap<String, String>,
+}
+
+impl Scheduler {
+    /// Binds every waiting pod it sees. An error says which spread was broken.
+    pub(super) fn step(&mut self, store: &mut Store, now: u64) -> Result<(), String> {
+        self.sight.catch_up(store, now);
+        let pods = self.sight.caches.pods.list();
+        let mut waiting: Vec<Arc<Pod>> = Vec::new();
+        let mut snapshot = Snapshot::default();
+        for pod in &pods {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            if !node_of(pod).is_empty() {
+                self.assumed.remove(&uid);
+            }
+            if is_finished(pod) {
+                continue;
+            }
+            let mut facts = PodFacts::of(pod);
+            facts.node = facts.node.or_else(|| self.assumed.get(&uid).cloned());
+            if facts.node.is_some() {
+                snapshot.put_pod(Arc::new(facts));
+            } else if !is_terminating(&**pod) {
+                waiting.push(pod.clone());
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        for node in self.sight.caches.nodes.list() {
+            snapshot.put_node(NodeFacts::of(&node));
+        }
+        waiting.sort_by_key(|pod| pod.metadata.name.clone());
+        for pod in waiting {
+            let Ok(node) = snapshot.schedule(&PodFacts::of(&pod)) else { continue };
+            let id = ("Pod".to_owned(), ObjectKey::of(&*pod));
+            let unbound = store.objects.get(&id).is_some_and(|now| now["spec"]["nodeName"].is_null());
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let bound = store.change(&id, &json!({"uid": uid}), |pod| {
+                if unbound {
+                    pod["spec"]["nodeName"] = json!(node);
+                }
+            });
+            if bound.is_ok() && unbound {
+                self.assumed.insert(uid, node);
+            }
+        }
+        Ok(())
+    }
+}
