@@ -138,6 +138,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), mainstay_scheduler::Settings::default()) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host), if !alone => {}
+        () = mainstay_node::reclaim_volumes(client("system:mainstay:volumes"), instance.data_dir.join("volumes")) => {}
         _ = terminate.recv() => {}
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::events::Events;
 use crate::pod::clock::Clock;
 use crate::pod::dir::{self, PodDir};
+use crate::pod::prepare::Objects;
 use crate::pod::worker::{Desired, Worker};
 use crate::registration::{self, Machine};
 use crate::server;
@@ -45,6 +46,7 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
         events: Events::start(config.client.clone(), &config.name),
         addresses: Mutex::new(Addresses::new(config.pod_cidr)),
         views: Mutex::default(),
+        objects: Objects::default(),
         stats: Stats::default(),
         config,
     });

@@ -277,6 +277,13 @@ impl Machine {
                 container.phase = Phase::Waiting(Waiting { reason, message: Some(message.clone()), retry_at });
                 format!("Error: {message}")
             }
+            StartFailure::Volume(message) => {
+                let retry_at = Some(later(now, doubled(START_RETRY, START_RETRY_MAX, failures)));
+                let Phase::Waiting(waiting) = Waiting::turn(container.role) else { return };
+                container.phase = Phase::Waiting(Waiting { retry_at, ..waiting });
+                out.push(Action::Event(PodEvent { warning: true, reason: "FailedMount", message, container: None }));
+                return;
+            }
             StartFailure::Image(message) => {
                 let retry_at = Some(later(now, doubled(IMAGE_RETRY, IMAGE_RETRY_MAX, failures)));
                 let reason = if failures == 0 { "ErrImagePull" } else { "ImagePullBackOff" };
