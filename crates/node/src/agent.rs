@@ -55,6 +55,7 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
     tokio::spawn(context.pods.clone().run(config.client.clone(), scope));
     let role = Role::Node { name: config.name.clone(), address: config.address, pod_cidr: config.pod_cidr };
     let (instance, plan) = (config.instance.clone(), config.network);
+    tokio::spawn(crate::dns::serve(network.clone(), plan.dns_service_address()));
     tokio::spawn(async move { network.serve(&instance, plan, role).await });
 
     // The server, so that logs and exec work as soon as there are pods.

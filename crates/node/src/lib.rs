@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod agent;
 pub mod config;
 pub mod context;
+pub mod dns;
 pub mod env;
 pub mod events;
 pub mod pod;
