@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use mainstay_model::convert;
+use mainstay_model::patch::{DEPTH_MAX, depth};
 use mainstay_model::protobuf::{self, ProtobufError};
 use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
@@ -100,13 +101,20 @@ pub(super) fn parse_object(call: &Call, media_type: &str, body: &[u8]) -> Result
     Ok(value)
 }
 
+/// Reads YAML, with the limit on nesting that JSON has: what is stored must be readable again.
+pub(super) fn read_yaml(body: &[u8]) -> Result<Value, String> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let value: Value = serde_saphyr::from_slice_with_options(body, options).map_err(|error| error.to_string())?;
+    let too_deep = format!("it nests deeper than {DEPTH_MAX}");
+    if depth(&value) > DEPTH_MAX { Err(too_deep) } else { Ok(value) }
+}
+
 fn read_body(media_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     let (value, duplicates): (Value, Vec<String>) = match media_type {
         "application/json" | "" => read_json(body)
             .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
         "application/yaml" => {
-            let value = serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true })
-                .map_err(|error| {
+            let value = read_yaml(body).map_err(|error| {
                 ApiError::bad_request(format!("the body of the request is not valid YAML: {error}"))
             })?;
             (value, Vec::new())
