@@ -17,6 +17,7 @@ mod api;
 mod authn;
 mod authz;
 mod bootstrap;
+mod custom;
 mod decode;
 mod discovery;
 mod follow;
