@@ -81,14 +81,14 @@ impl Version {
         })
     }
 
-    /// The schema as the definition gives it.
-    pub fn source(&self) -> &Value {
-        &self.source
-    }
-
     /// Whether objects are stored as they are in this version.
     pub fn is_storage(&self) -> bool {
         self.row.version == self.storage
+    }
+
+    /// Its schema as the definition gives it.
+    pub fn source(&self) -> &Value {
+        &self.source
     }
 
     /// `apiVersion` of stored objects.
