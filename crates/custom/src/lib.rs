@@ -20,3 +20,9 @@ pub mod pattern;
 pub mod policy;
 pub mod schema;
 pub mod served;
+
+/// The first bytes of a text, up to `max` and never within a character.
+fn head(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}

@@ -35,16 +35,19 @@ impl<'a> Path<'a> {
     }
 
     /// A field of the object here.
+    #[must_use]
     pub fn field(&'a self, name: &'a str) -> Path<'a> {
         Path { parent: Some(self), step: Step::Field(name) }
     }
 
     /// A key of the map here.
+    #[must_use]
     pub fn key(&'a self, key: &'a str) -> Path<'a> {
         Path { parent: Some(self), step: Step::Key(key) }
     }
 
     /// An item of the list here.
+    #[must_use]
     pub fn index(&'a self, index: usize) -> Path<'a> {
         Path { parent: Some(self), step: Step::Index(index) }
     }

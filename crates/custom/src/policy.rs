@@ -168,15 +168,13 @@ impl Policy {
         for (key, program) in &self.annotations {
             match meter.within(COST_OF_EXPRESSION_MAX, |meter| program.evaluate(scope, meter)) {
                 Ok(Val::Text(text)) if !text.is_empty() => {
-                    let end = text.floor_char_boundary(ANNOTATION_BYTES_MAX);
-                    outcome.annotations.push((key.clone(), text[..end].to_owned()));
+                    outcome.annotations.push((key.clone(), crate::head(text, ANNOTATION_BYTES_MAX).to_owned()));
                 }
-                Ok(_) => {}
                 Err(error) if self.fails_closed => {
                     let message = format!("auditAnnotation '{key}' resulted in error: {error}");
                     outcome.failures.push(Failure { message, reason: None });
                 }
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
     }

@@ -112,7 +112,9 @@ impl Expr {
                 right.free_names(bound, found);
             }
             Node::Conditional(test, yes, no) => {
-                [test, yes, no].into_iter().for_each(|expr| expr.free_names(bound, found))
+                for expr in [test, yes, no] {
+                    expr.free_names(bound, found);
+                }
             }
             Node::List(items) => items.iter().for_each(|(item, _)| item.free_names(bound, found)),
             Node::Map(entries) => {

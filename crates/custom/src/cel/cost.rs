@@ -45,15 +45,12 @@ impl Meter {
 
     /// Spends.
     pub(super) fn charge(&mut self, cost: u64) -> Result<(), EvalError> {
-        match self.left.checked_sub(cost) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => {
-                self.left = 0;
-                Err(EvalError::CostLimit)
-            }
+        if let Some(left) = self.left.checked_sub(cost) {
+            self.left = left;
+            Ok(())
+        } else {
+            self.left = 0;
+            Err(EvalError::CostLimit)
         }
     }
 

@@ -99,14 +99,13 @@ impl<'a> Evaluator<'a, '_> {
         }
         let (map, optional) = match self.expr(operand)? {
             Val::Map(map) => (map, optional),
-            Val::Optional(None) if test => return Ok(Val::Bool(false)),
+            Val::Optional(None) | Val::Null if test => return Ok(Val::Bool(false)),
             Val::Optional(None) => return Ok(Val::Optional(None)),
             Val::Optional(Some(inner)) => match &*inner {
                 Val::Map(map) => (map.clone(), true),
                 _ => return Err(EvalError::NoOverload),
             },
             // A null object has no fields.
-            Val::Null if test => return Ok(Val::Bool(false)),
             Val::Null if optional => return Ok(Val::Optional(None)),
             _ => return Err(EvalError::NoSuchKey(field.to_owned())),
         };

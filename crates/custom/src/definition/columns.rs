@@ -84,16 +84,16 @@ pub(super) fn check_selectable(fields: &Value, schema: Option<&Schema>, path: &P
         let here = item.field("jsonPath");
         let text = field["jsonPath"].as_str().unwrap_or_default();
         if text.is_empty() {
-            faults.required(&here, "");
+            faults.required(here, "");
             continue;
         }
         let names = JsonPath::parse(text).ok().filter(|_| text.starts_with('.'));
         let Some(names) = names.as_ref().and_then(JsonPath::simple) else {
-            faults.invalid(&here, &json!(text), "is an invalid path: expected field names with dots before them");
+            faults.invalid(here, &json!(text), "is an invalid path: expected field names with dots before them");
             continue;
         };
         if names.first() == Some(&"metadata") {
-            faults.invalid(&here, &json!(text), "must not point to fields in metadata");
+            faults.invalid(here, &json!(text), "must not point to fields in metadata");
             continue;
         }
         if seen.contains(&text) {
@@ -108,9 +108,9 @@ pub(super) fn check_selectable(fields: &Value, schema: Option<&Schema>, path: &P
         let Some(schema) = schema else { continue };
         let declared = names.iter().try_fold(schema, |schema, name| schema.properties.get(*name));
         match declared {
-            None => faults.invalid(&here, &json!(text), "is an invalid path: does not refer to a valid field"),
+            None => faults.invalid(here, &json!(text), "is an invalid path: does not refer to a valid field"),
             Some(leaf) if matches!(leaf.kind, Some(Kind::Boolean | Kind::Integer | Kind::String)) => {}
-            Some(_) => faults.invalid(&here, &json!(text), "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."),
+            Some(_) => faults.invalid(here, &json!(text), "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."),
         }
     }
 }

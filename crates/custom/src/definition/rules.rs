@@ -103,7 +103,7 @@ fn form(rule: &Value, outline: &Schema, path: &Path<'_>, faults: &mut Faults) {
         faults.invalid(path.field("message"), &rule["message"], "message must not contain line breaks");
     } else if message.len() > MESSAGE_BYTES_MAX {
         let detail = format!("message must have a maximum length of {MESSAGE_BYTES_MAX} characters");
-        faults.invalid(path.field("message"), &json!(message[..message.floor_char_boundary(64)]), detail);
+        faults.invalid(path.field("message"), &json!(crate::head(message, 64)), detail);
     } else if text("rule").trim().contains('\n') && message.is_empty() && text("messageExpression").is_empty() {
         let rule = "message or messageExpression must be specified if rule contains line breaks";
         faults.required(path.field("message"), rule);

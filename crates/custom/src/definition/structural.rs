@@ -90,22 +90,22 @@ fn node(schema: &Value, level: Level, path: &Path<'_>, depth: usize, faults: &mu
     );
     let type_path = path.field("type");
     match (kind, level) {
-        ("", _) if embedded => faults.required(&type_path, "must be object if x-kubernetes-embedded-resource is true"),
+        ("", _) if embedded => faults.required(type_path, "must be object if x-kubernetes-embedded-resource is true"),
         (kind, _) if embedded && kind != "object" => {
-            faults.invalid(&type_path, &json!(kind), "must be object if x-kubernetes-embedded-resource is true");
+            faults.invalid(type_path, &json!(kind), "must be object if x-kubernetes-embedded-resource is true");
         }
-        ("", Level::Root) if !preserve => faults.required(&type_path, "must not be empty at the root"),
+        ("", Level::Root) if !preserve => faults.required(type_path, "must not be empty at the root"),
         ("", Level::Item) if !either && !preserve => {
-            faults.required(&type_path, "must not be empty for specified array items");
+            faults.required(type_path, "must not be empty for specified array items");
         }
         ("", Level::Field) if !either && !preserve => {
-            faults.required(&type_path, "must not be empty for specified object fields");
+            faults.required(type_path, "must not be empty for specified object fields");
         }
         (kind, Level::Root) if !kind.is_empty() && kind != "object" => {
-            faults.invalid(&type_path, &json!(kind), "must be object at the root");
+            faults.invalid(type_path, &json!(kind), "must be object at the root");
         }
         (kind, _) if either && !kind.is_empty() => {
-            faults.invalid(&type_path, &json!(kind), "must be empty if x-kubernetes-int-or-string is true");
+            faults.invalid(type_path, &json!(kind), "must be empty if x-kubernetes-int-or-string is true");
         }
         _ => {}
     }
@@ -389,13 +389,13 @@ fn list_type(schema: &Value, kind: &str, path: &Path<'_>, faults: &mut Faults) {
             kind => faults.invalid(path.field("type"), &json!(kind), rule),
         }
         if !matches!(word, "atomic" | "map" | "set") {
-            faults.not_supported(&list_type, &json!(word), &["atomic", "map", "set"]);
+            faults.not_supported(list_type, &json!(word), &["atomic", "map", "set"]);
         }
     }
     let rule = "must be map if x-kubernetes-list-map-keys is non-empty";
     match given {
-        None if !keys.is_empty() => faults.required(&list_type, rule),
-        Some(word) if !keys.is_empty() && word != "map" => faults.invalid(&list_type, &json!(word), rule),
+        None if !keys.is_empty() => faults.required(list_type, rule),
+        Some(word) if !keys.is_empty() && word != "map" => faults.invalid(list_type, &json!(word), rule),
         Some("map") if keys.is_empty() => {
             let rule = "must not be empty if x-kubernetes-list-type is map";
             faults.required(path.field("x-kubernetes-list-map-keys"), rule);
@@ -410,7 +410,7 @@ fn map_keys(schema: &Value, keys: &[Value], path: &Path<'_>, faults: &mut Faults
     let items = &schema["items"];
     let here = path.field("items");
     if !items.is_object() {
-        faults.required(&here, "must have a schema if x-kubernetes-list-type is map");
+        faults.required(here, "must have a schema if x-kubernetes-list-type is map");
         return;
     }
     if items["type"] != "object" {
@@ -476,11 +476,11 @@ fn defaults(schema: &Value, outline: &Schema, path: &Path<'_>, depth: usize, fau
     if let Some(default) = schema.get("default") {
         let here = path.field("default");
         if depth == 0 {
-            faults.forbidden(&here, "must not be set at the root");
+            faults.forbidden(here, "must not be set at the root");
         }
         let mut pruned = default.clone();
         if !outline.prune(&mut pruned).is_empty() {
-            faults.invalid(&here, default, "must not have unknown fields");
+            faults.invalid(here, default, "must not have unknown fields");
         }
         let mut filled = default.clone();
         outline.default(&mut filled);

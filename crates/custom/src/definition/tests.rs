@@ -38,12 +38,11 @@ fn faults(definition: &Value) -> Vec<String> {
 /// The faults when one value of a good definition is another.
 fn with(path: &str, value: Value) -> Vec<String> {
     let mut definition = definition();
-    match definition.pointer_mut(path) {
-        Some(place) => *place = value,
-        None => {
-            let (parent, last) = path.rsplit_once('/').unwrap();
-            definition.pointer_mut(parent).unwrap()[last] = value;
-        }
+    if let Some(place) = definition.pointer_mut(path) {
+        *place = value
+    } else {
+        let (parent, last) = path.rsplit_once('/').unwrap();
+        definition.pointer_mut(parent).unwrap()[last] = value;
     }
     faults(&definition)
 }

@@ -103,18 +103,18 @@ fn check_deprecation(version: &Value, path: &Path<'_>, faults: &mut Faults) {
     let Some(warning) = version["deprecationWarning"].as_str() else { return };
     let here = path.field("deprecationWarning");
     if version["deprecated"] != true {
-        faults.invalid(&here, &json!(warning), "can only be set for deprecated versions");
+        faults.invalid(here, &json!(warning), "can only be set for deprecated versions");
     }
     if warning.is_empty() {
-        faults.invalid(&here, &json!(warning), "must not be empty, use null to clear");
+        faults.invalid(here, &json!(warning), "must not be empty, use null to clear");
     }
     if warning.chars().count() > WARNING_MAX {
-        faults.invalid(&here, &json!(warning), format!("must be <= {WARNING_MAX} characters long"));
+        faults.invalid(here, &json!(warning), format!("must be <= {WARNING_MAX} characters long"));
     }
     if let Some(i) = warning.char_indices().find(|(_, c)| c.is_control()).map(|(i, _)| i) {
         let detail =
             format!("must only contain printable UTF-8 characters; non-printable character found at index {i}");
-        faults.invalid(&here, &json!(warning), detail);
+        faults.invalid(here, &json!(warning), detail);
     }
 }
 
@@ -126,16 +126,16 @@ fn check_conversion(conversion: &Value, faults: &mut Faults) {
         "" => faults.required(path.field("strategy"), ""),
         "None" => {
             if !webhook.is_null() {
-                faults.forbidden(&here, "should not be set when strategy is not set to Webhook");
+                faults.forbidden(here, "should not be set when strategy is not set to Webhook");
             }
         }
         "Webhook" => {
             let client = &webhook["clientConfig"];
             let client_path = here.field("clientConfig");
             if client.is_null() {
-                faults.required(&client_path, "required when strategy is set to Webhook");
+                faults.required(client_path, "required when strategy is set to Webhook");
             } else if client["url"].is_null() == client["service"].is_null() {
-                faults.required(&client_path, "exactly one of url or service is required");
+                faults.required(client_path, "exactly one of url or service is required");
             }
             if let Some(url) = client["url"].as_str().filter(|url| !url.starts_with("https://")) {
                 let detail =

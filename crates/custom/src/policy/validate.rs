@@ -82,7 +82,7 @@ pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
         let named = param["name"].as_str().is_some_and(|name| !name.is_empty());
         match (named, param["selector"].is_null()) {
             (true, false) => faults.forbidden(path.field("name"), "name and selector are mutually exclusive"),
-            (false, true) => faults.required(&path, "one of name or selector must be specified"),
+            (false, true) => faults.required(path, "one of name or selector must be specified"),
             _ => {}
         }
         match param["parameterNotFoundAction"].as_str().unwrap_or_default() {
@@ -130,7 +130,7 @@ fn check_constraints(constraints: &Value, faults: &mut Faults) {
     let rules = constraints["resourceRules"].as_array().map_or(&[][..], Vec::as_slice);
     let list = path.field("resourceRules");
     if rules.is_empty() {
-        faults.required(&list, "");
+        faults.required(list, "");
     }
     for (i, rule) in rules.iter().enumerate() {
         let here = list.index(i);

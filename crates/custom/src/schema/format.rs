@@ -133,7 +133,7 @@ fn is_isbn10(text: &str) -> bool {
 fn is_isbn13(text: &str) -> bool {
     let digits = digits(text);
     let sum: u32 = digits.iter().enumerate().map(|(i, digit)| digit * if i % 2 == 0 { 1 } else { 3 }).sum();
-    digits.len() == 13 && digits.iter().all(|digit| *digit < 10) && sum % 10 == 0
+    digits.len() == 13 && digits.iter().all(|digit| *digit < 10) && sum.is_multiple_of(10)
 }
 
 /// Thirteen to nineteen digits with the right check digit (ISO/IEC 7812-1).

@@ -96,6 +96,7 @@ pub enum Additional {
 
 /// One node of a schema, ready for use.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Schema {
     /// `type`; absent for int-or-string and where anything goes.
     pub kind: Option<Kind>,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[allow(clippy::needless_pass_by_value)]
 fn schema(spec: Value) -> Schema {
     Schema::compile(&json!({"type": "object", "properties": {"spec": spec}})).unwrap()
 }
@@ -14,6 +15,7 @@ fn faults(schema: &Schema, object: &Value, old: Option<&Value>) -> Vec<String> {
     schema.validate(object, old).iter().map(ToString::to_string).collect()
 }
 
+#[allow(clippy::needless_pass_by_value)]
 fn only(spec: Value, value: Value) -> Vec<String> {
     faults(&schema(spec), &json!({"spec": value}), None)
 }

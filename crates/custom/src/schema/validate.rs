@@ -334,7 +334,9 @@ impl Limits {
             let results: Vec<_> = self.any_of.iter().map(try_one).collect();
             if results.iter().all(|faults| !faults.is_empty()) {
                 composite(faults, format!("{place:?} must validate at least one schema (anyOf)"));
-                closest(results).into_iter().for_each(|fault| faults.push(fault));
+                for fault in closest(results) {
+                    faults.push(fault);
+                }
             }
         }
         if !self.one_of.is_empty() {
@@ -343,7 +345,9 @@ impl Limits {
             let words = format!("{place:?} must validate one and only one schema (oneOf)");
             if valid == 0 {
                 composite(faults, format!("{words}. Found none valid"));
-                closest(results).into_iter().for_each(|fault| faults.push(fault));
+                for fault in closest(results) {
+                    faults.push(fault);
+                }
             } else if valid > 1 {
                 composite(faults, format!("{words}. Found {valid} valid alternatives"));
             }
