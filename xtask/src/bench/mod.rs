@@ -2,6 +2,7 @@
 //!
 //! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
 
+mod gateway;
 mod memory;
 mod report;
 mod up;
@@ -21,11 +22,14 @@ pub(crate) struct BenchArgs {
 enum Bench {
     /// From process start to all pods of examples/shop Ready, and what it costs in memory
     Up(up::UpArgs),
+    /// The gateway beside HAProxy and nginx: requests, latency, processor time
+    Gateway(gateway::GatewayArgs),
 }
 
 /// Runs the bench asked for.
 pub(crate) fn run(args: &BenchArgs) -> Outcome {
     match &args.name {
         Bench::Up(args) => up::run(args),
+        Bench::Gateway(args) => gateway::run(args),
     }
 }
