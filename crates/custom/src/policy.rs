@@ -168,7 +168,7 @@ impl Policy {
         for (key, program) in &self.annotations {
             match meter.within(COST_OF_EXPRESSION_MAX, |meter| program.evaluate(scope, meter)) {
                 Ok(Val::Text(text)) if !text.is_empty() => {
-                    outcome.annotations.push((key.clone(), crate::head(text, ANNOTATION_BYTES_MAX).to_owned()));
+                    outcome.annotations.push((key.clone(), crate::head(&text, ANNOTATION_BYTES_MAX).to_owned()));
                 }
                 Err(error) if self.fails_closed => {
                     let message = format!("auditAnnotation '{key}' resulted in error: {error}");

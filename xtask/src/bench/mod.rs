@@ -3,6 +3,7 @@
 //! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
 
 mod api;
+mod gateway;
 mod memory;
 mod report;
 mod up;
@@ -24,6 +25,8 @@ enum Bench {
     Api(api::ApiArgs),
     /// From process start to all pods of examples/shop Ready, and what it costs in memory
     Up(up::UpArgs),
+    /// The gateway beside HAProxy and nginx: requests, latency, processor time
+    Gateway(gateway::GatewayArgs),
 }
 
 /// Runs the bench asked for.
@@ -31,5 +34,6 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     match &args.name {
         Bench::Api(args) => api::run(args),
         Bench::Up(args) => up::run(args),
+        Bench::Gateway(args) => gateway::run(args),
     }
 }
