@@ -74,7 +74,7 @@ async fn apply_scale(api: &Api, call: &Call, whole: &Call, body: &[u8]) -> Resul
         owners::with_write(api, whole, "scale", applied).map_err(|error| ApiError::from(&error))
     })
     .await?;
-    Ok(view(&object))
+    view(call, &object)
 }
 
 fn replicas(call: &Call, scale: &Value) -> Result<i64, ApiError> {
