@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
 
-use crate::admission::Bundles;
+use crate::admission::{Bundles, Policies};
 use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
 use crate::custom::Cleanups;
@@ -51,6 +51,7 @@ pub struct Api {
     pub(crate) limits: Limits,
     pub(crate) registry: Registry,
     pub(crate) cleanups: Cleanups,
+    pub(crate) policies: Policies,
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
@@ -71,6 +72,7 @@ impl Api {
             bundles: Bundles::default(),
             registry: Registry::new(&store),
             cleanups: Cleanups::default(),
+            policies: Policies::new(&store),
             store,
             settings,
             addresses,

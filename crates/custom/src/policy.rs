@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::cel::{EvalError, Meter, Program, Type, Val, Variables};
-pub use validate::{validate, validate_binding};
+pub use validate::{apply_defaults, validate, validate_binding};
 
 /// What one expression may cost.
 pub const COST_OF_EXPRESSION_MAX: u64 = 1_000_000;
@@ -37,10 +37,35 @@ pub struct Policy {
     pub name: String,
     /// Whether what cannot be evaluated is refused (`failurePolicy: Fail`).
     pub fails_closed: bool,
-    conditions: Vec<(String, Program)>,
+    conditions: Conditions,
     variables: Vec<(String, Program)>,
     validations: Vec<Validation>,
     annotations: Vec<(String, Program)>,
+}
+
+/// `matchConditions`, of policies and of webhooks: which of the writes that rules choose are meant.
+#[derive(Debug, Default)]
+pub struct Conditions(Vec<(String, Program)>);
+
+impl Conditions {
+    /// Whether all hold. One that does not decides, whatever fails besides.
+    ///
+    /// # Errors
+    /// A sentence for each condition that could not be evaluated.
+    pub fn hold(&self, question: Question<'_>) -> Result<bool, String> {
+        let scope = Scope { question, variables: &[], known: RefCell::default() };
+        let mut meter = Meter::new(COST_OF_POLICY_MAX);
+        let mut broken = Vec::new();
+        for (name, program) in &self.0 {
+            match meter.within(COST_OF_EXPRESSION_MAX, |meter| evaluate_bool(program, &scope, meter)) {
+                Ok(Some(true)) => {}
+                Ok(Some(false)) => return Ok(false),
+                Ok(None) => broken.push(format!("matchCondition '{name}' did not give a bool")),
+                Err(error) => broken.push(format!("matchCondition '{name}': {error}")),
+            }
+        }
+        if broken.is_empty() { Ok(true) } else { Err(broken.join(", ")) }
+    }
 }
 
 #[derive(Debug)]
@@ -92,7 +117,7 @@ impl Outcome {
 
 struct Scope<'a> {
     question: Question<'a>,
-    policy: &'a Policy,
+    variables: &'a [(String, Program)],
     /// Variables that were worked out already.
     known: RefCell<HashMap<&'a str, Result<Val<'a>, EvalError>>>,
 }
@@ -114,14 +139,14 @@ impl<'a> Variables<'a> for Scope<'a> {
         if name != "variables" {
             return None;
         }
-        let index = self.policy.variables.iter().position(|(existing, _)| existing == field)?;
-        let (key, program) = &self.policy.variables[index];
+        let variables: &'a [(String, Program)] = self.variables;
+        let (key, program) = variables.iter().find(|(existing, _)| existing == field)?;
         if let Some(known) = self.known.borrow().get(key.as_str()) {
             return Some(known.clone());
         }
         // A variable sees only those before it, which the compiler has made sure of: this ends.
         let value = program.evaluate(self, meter);
-        self.known.borrow_mut().insert(key, value.clone());
+        self.known.borrow_mut().insert(key.as_str(), value.clone());
         Some(value)
     }
 }
@@ -129,19 +154,12 @@ impl<'a> Variables<'a> for Scope<'a> {
 impl Policy {
     /// Decides a write that the policy is about.
     pub fn evaluate(&self, question: Question<'_>) -> Outcome {
-        let scope = Scope { question, policy: self, known: RefCell::default() };
+        let scope = Scope { question, variables: &self.variables, known: RefCell::default() };
         let mut meter = Meter::new(COST_OF_POLICY_MAX);
-        let mut broken = Vec::new();
-        for (name, program) in &self.conditions {
-            match meter.within(COST_OF_EXPRESSION_MAX, |meter| evaluate_bool(program, &scope, meter)) {
-                Ok(Some(true)) => {}
-                Ok(Some(false)) => return Outcome::default(),
-                Ok(None) => broken.push(format!("matchCondition '{name}' did not give a bool")),
-                Err(error) => broken.push(format!("matchCondition '{name}': {error}")),
-            }
-        }
-        if !broken.is_empty() {
-            return if self.fails_closed { Outcome::fail(broken.join(", ")) } else { Outcome::default() };
+        match self.conditions.hold(question) {
+            Ok(true) => {}
+            Err(broken) if self.fails_closed => return Outcome::fail(broken),
+            _ => return Outcome::default(),
         }
         let mut outcome = Outcome::default();
         for validation in &self.validations {

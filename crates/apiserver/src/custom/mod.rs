@@ -43,8 +43,12 @@ pub(crate) fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>
 
 /// The defaults of what this module knows more of than the tables.
 pub(crate) fn apply_defaults(resource: &Served, object: &mut Value) {
-    if resource.rules() == DEFINITION {
-        definition::apply_defaults(object);
+    match resource.rules() {
+        DEFINITION => definition::apply_defaults(object),
+        kind @ ("ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding") => {
+            policy::apply_defaults(kind, object)
+        }
+        _ => {}
     }
 }
 

@@ -325,6 +325,7 @@ async fn settle(api: &Api, key: &str, revision: Revision) {
     api.authoriser.settle(key, revision).await;
     api.followed.settle(key, revision).await;
     api.registry.settle(key, revision).await;
+    api.policies.settle(key, revision).await;
 }
 
 /// The name an error is about.

@@ -4,7 +4,7 @@ use mainstay_model::meta::names::{check_qualified_name, check_subdomain};
 use mainstay_model::status::{FieldError, FieldErrorKind};
 use serde_json::{Value, json};
 
-use super::{Policy, Validation};
+use super::{Conditions, Policy, Validation};
 use crate::cel::{Environment, Program, Type};
 use crate::path::{Faults, Path};
 
@@ -24,7 +24,8 @@ impl Policy {
         let spec = &policy["spec"];
         let has_params = !spec["paramKind"].is_null();
         check_spec(spec, &mut faults);
-        let conditions = conditions(spec, has_params, &mut faults);
+        let conditions =
+            Conditions(conditions(&spec["matchConditions"], has_params, "spec.matchConditions", &mut faults));
         let (variables, environment) = variables(spec, has_params, &mut faults);
         let validations = validations(spec, &environment, &mut faults);
         let annotations = annotations(spec, &environment, &mut faults);
@@ -39,6 +40,43 @@ impl Policy {
             validations,
             annotations,
         })
+    }
+}
+
+/// Fills in what a policy or a binding may leave out.
+pub fn apply_defaults(kind: &str, object: &mut Value) {
+    let spec = &mut object["spec"];
+    let (constraints, required) = match kind {
+        "ValidatingAdmissionPolicy" => ("matchConstraints", true),
+        _ => ("matchResources", false),
+    };
+    if !spec.is_object() {
+        return;
+    }
+    if required && spec["failurePolicy"].is_null() {
+        spec["failurePolicy"] = json!("Fail");
+    }
+    let constraints = &mut spec[constraints];
+    if constraints.is_object() {
+        for (field, default) in
+            [("matchPolicy", json!("Equivalent")), ("namespaceSelector", json!({})), ("objectSelector", json!({}))]
+        {
+            if constraints[field].is_null() {
+                constraints[field] = default;
+            }
+        }
+        for rules in ["resourceRules", "excludeResourceRules"] {
+            for rule in constraints.get_mut(rules).and_then(Value::as_array_mut).into_iter().flatten() {
+                if rule["scope"].is_null() && rule.is_object() {
+                    rule["scope"] = json!("*");
+                }
+            }
+        }
+    } else if constraints.is_null()
+        && let Some(spec) = spec.as_object_mut()
+    {
+        // Looking at it has put it there.
+        spec.retain(|_, value| !value.is_null());
     }
 }
 
@@ -210,11 +248,23 @@ fn expression(
     }
 }
 
-fn conditions(spec: &Value, has_params: bool, faults: &mut Faults) -> Vec<(String, Program)> {
+impl Conditions {
+    /// Compiles a list of `matchConditions`, which stands at `path`.
+    ///
+    /// # Errors
+    /// All faults of the list.
+    pub fn compile(list: &Value, path: &str) -> Result<Self, Vec<FieldError>> {
+        let mut faults = Faults::default();
+        let conditions = conditions(list, false, path, &mut faults);
+        if faults.list.is_empty() { Ok(Self(conditions)) } else { Err(faults.list) }
+    }
+}
+
+fn conditions(given: &Value, has_params: bool, path: &str, faults: &mut Faults) -> Vec<(String, Program)> {
     let environment = environment(has_params);
-    let list = Path::root("spec.matchConditions");
+    let list = Path::root(path);
     let mut all: Vec<(String, Program)> = Vec::new();
-    for (i, condition) in spec["matchConditions"].as_array().into_iter().flatten().enumerate() {
+    for (i, condition) in given.as_array().into_iter().flatten().enumerate() {
         let path = list.index(i);
         let name = condition["name"].as_str().unwrap_or_default();
         if name.is_empty() {
