@@ -17,11 +17,12 @@ pub(crate) struct PeersArgs {
 }
 
 /// (program, flag that prints the version, Debian package or empty, what it is compared in).
-const PEERS: [(&str, &str, &str, &str); 4] = [
+const PEERS: [(&str, &str, &str, &str); 5] = [
     ("k3s", "--version", "", "up: time to Ready, memory"),
     ("etcd", "--version", "etcd-server", "API writes"),
     ("haproxy", "-v", "haproxy", "gateway"),
     ("nginx", "-v", "nginx", "gateway"),
+    ("wrk", "-v", "wrk", "gateway: makes the load"),
 ];
 
 /// Prints the table.

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use mainstay_store::Store;
 use tower::util::service_fn;
 
-use crate::admission::Bundles;
+use crate::admission::{Bundles, Policies};
 use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
+use crate::custom::Cleanups;
 use crate::follow::Followed;
 use crate::limits::Limits;
 use crate::maintenance::Maintenance;
@@ -49,6 +50,8 @@ pub struct Api {
     pub(crate) addresses: ServiceAddresses,
     pub(crate) limits: Limits,
     pub(crate) registry: Registry,
+    pub(crate) cleanups: Cleanups,
+    pub(crate) policies: Policies,
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
@@ -67,11 +70,13 @@ impl Api {
             authoriser: Authoriser::new(&store),
             followed: Followed::new(&store),
             bundles: Bundles::default(),
+            registry: Registry::new(&store),
+            cleanups: Cleanups::default(),
+            policies: Policies::new(&store),
             store,
             settings,
             addresses,
             limits: Limits::default(),
-            registry: Registry::default(),
             maintenance: OnceLock::new(),
             summaries: Summaries::default(),
         })

@@ -155,6 +155,7 @@ const FOLLOWED: &[&str] = &[
     "ResourceQuota",
     "RuntimeClass",
     "StorageClass",
+    "ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration",
 ];
 

@@ -14,9 +14,10 @@ use crate::api::Api;
 use crate::authn::{self, User};
 use crate::authz::{self, Attributes};
 use crate::limits::BODY_BYTES_MAX;
+use crate::registry::Catalogue;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Accepted, Call, Form, Target, Verb};
-use crate::{discovery, maintenance, openapi, proxy, rest, usage, watch};
+use crate::{custom, discovery, maintenance, openapi, proxy, rest, usage, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -46,7 +47,11 @@ impl Api {
         B::Error: Into<BodyError>,
     {
         let user = self.admit_user(request.method(), request.uri(), request.headers(), connection).await?;
-        let catalogue = self.registry.now();
+        let catalogue = match self.registry.now().await {
+            Ok(catalogue) => catalogue,
+            Err(_) if HEALTH.contains(&request.uri().path()) => Arc::new(Catalogue::built_in()),
+            Err(error) => return Err(error),
+        };
         let mut call = match request::parse(request.method(), request.uri(), &catalogue)? {
             Target::Resource(call) => *call,
             Target::Path(path) if maintenance::is_path(&path) => {
@@ -57,6 +62,9 @@ impl Api {
         call.user = Arc::new(user);
         let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         call.agent = manager_of_user_agent(agent.unwrap_or_default());
+        if let Some(text) = call.resource.custom().and_then(|custom| custom.version.warning.as_deref()) {
+            call.warnings.add(text);
+        }
         if proxy::answers(call.subresource.as_deref()) {
             if call.subresource.as_deref() != Some("log") {
                 admission::connect(self, &call, call.query.to_options(&call)).await?;
@@ -71,6 +79,9 @@ impl Api {
         let (head, body) = request.into_parts();
         let body = read_body(body).await?;
         let answer = self.resource(&call, &head.headers, body, accepted).await;
+        if call.resource.rules() == custom::DEFINITION && matches!(call.verb, Verb::Delete | Verb::DeleteCollection) {
+            custom::clean_up(self).await?;
+        }
         let mut response = answer.unwrap_or_else(|error| reply::error(&error));
         for text in call.warnings.take() {
             reply::warn(&mut response, &text);
@@ -183,9 +194,9 @@ impl Api {
             return Ok(response);
         }
         if path.starts_with("/openapi/") {
-            return openapi::answer(&self.registry.now(), path, headers);
+            return openapi::answer(&*self.registry.now().await?, path, headers);
         }
-        let value = discovery::answer(path, headers, &self.registry.now(), &self.settings)?;
+        let value = discovery::answer(path, headers, &*self.registry.now().await?, &self.settings)?;
         let mut response = reply::json(StatusCode::OK, &value);
         // Clients tell aggregated discovery from the plain one by the media type of the answer.
         if value["kind"] == "APIGroupDiscoveryList" {

@@ -10,13 +10,14 @@
 //! Guarantees: a write is answered after it is durable; every refusal is a Kubernetes `Status`; bodies, requests in
 //! flight, connections and watch buffers have limits.
 //!
-//! Deliberately absent, each in its own later change: custom resources, server-side apply.
+//! Deliberately absent, in its own later change: custom resources.
 
 mod admission;
 mod api;
 mod authn;
 mod authz;
 mod bootstrap;
+mod custom;
 mod decode;
 mod discovery;
 mod follow;

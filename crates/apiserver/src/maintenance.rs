@@ -66,6 +66,7 @@ pub(crate) async fn answer(api: &Api, method: &Method, path: &str) -> Result<Res
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // so that it can be named to `map_err`
 fn failed(error: mainstay_store::Error) -> ApiError {
     let mut text = error.to_string();
     if let Some(source) = std::error::Error::source(&error) {

@@ -416,10 +416,10 @@ pub(crate) fn accept(headers: &HeaderMap, call: &Call) -> Result<Accepted, ApiEr
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::registry::Registry;
+    use crate::registry::Catalogue;
 
     fn call(method: &str, path: &str) -> Result<Call, u16> {
-        let catalogue = Registry::default().now();
+        let catalogue = Catalogue::built_in();
         match parse(&Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap(), &catalogue) {
             Ok(Target::Resource(call)) => Ok(*call),
             Ok(Target::Path(_)) => Err(0),

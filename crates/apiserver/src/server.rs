@@ -80,6 +80,10 @@ impl TlsFiles {
 /// When the TLS files cannot be used.
 pub async fn serve(api: Arc<Api>, listeners: Vec<TcpListener>, tls: &TlsFiles) -> Result<Infallible, ServeError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
+    // What an earlier run has begun to delete.
+    if let Err(error) = crate::custom::clean_up(&api).await {
+        tracing::warn!(%error, "definitions that are being deleted wait for the next deletion");
+    }
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let loops =
         listeners.into_iter().map(|listener| Box::pin(accept(api.clone(), listener, acceptor.clone(), places.clone())));

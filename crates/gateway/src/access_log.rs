@@ -36,9 +36,10 @@ impl AccessLog {
     pub(crate) fn open(path: &Path, template: Option<&str>) -> io::Result<Self> {
         let mut out: BufWriter<Box<dyn Write + Send>> = BufWriter::with_capacity(
             65_536,
-            match path.as_os_str() == "-" {
-                true => Box::new(io::stdout()),
-                false => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+            if path.as_os_str() == "-" {
+                Box::new(io::stdout())
+            } else {
+                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
             },
         );
         let (queue, lines) = sync_channel::<String>(QUEUE_LINES);
@@ -62,6 +63,7 @@ impl AccessLog {
     }
 
     /// Writes a line.
+    #[allow(clippy::too_many_arguments, reason = "they are the fields of the line")]
     pub(crate) fn write(
         &self,
         peer: &SocketAddr,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /healthz`, `/readyz` | 200 while alive; while it takes new connections |
 //! | `GET /metrics` | counters and histograms, as Prometheus reads them |
-//! | `GET /config` | ports, rules and the problems of the last reading |
+//! | `GET /config` | ports, rules, conditions of gateways and routes, problems of the last reading |
 //! | `GET /upstreams` | endpoints with their health and counts |
 //! | `GET /stats` | sums per rule, for `mainstay gateway top` |
 //! | `GET /degrade`, `PUT` and `DELETE /degrade/NAME` | switches |
@@ -62,11 +62,10 @@ pub(crate) fn start(control: Rc<Control>, address: SocketAddr) -> io::Result<()>
 fn answer(control: &Control, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match (request.method(), path) {
-        (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n".into()),
         (&Method::GET, "/readyz") if control.shared.draining.load(Ordering::Relaxed) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
         }
-        (&Method::GET, "/readyz") => text(StatusCode::OK, "ok\n".into()),
+        (&Method::GET, "/healthz" | "/readyz") => text(StatusCode::OK, "ok\n".into()),
         (&Method::GET, "/metrics") => text(StatusCode::OK, metrics(control)),
         (&Method::GET, "/config") => show(&configuration(control)),
         (&Method::GET, "/upstreams") => show(&upstreams(control)),
@@ -228,11 +227,22 @@ fn configuration(control: &Control) -> Value {
             "cached": rule.settings.cache.is_some(),
         })
     });
+    let last = control.last();
+    let now = jiff::Timestamp::now().to_string();
+    let gateways =
+        last.statuses.gateways.iter().map(
+            |(key, status)| json!({ "gateway": key.to_string(), "status": status.to_json(&Value::Null, &[], &now) }),
+        );
+    let routes = last.statuses.routes.iter().map(|((kind, key), status)| {
+        json!({ "route": format!("{kind} {key}"), "status": status.to_json(&Value::Null, &now) })
+    });
     json!({
         "version": live.version,
         "ports": ports.collect::<Vec<_>>(),
         "rules": rules.collect::<Vec<_>>(),
-        "problems": control.last().problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "gateways": gateways.collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
+        "problems": last.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 

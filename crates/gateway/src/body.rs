@@ -20,17 +20,24 @@ pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
 /// A body of a kind that is not known here.
 pub(crate) type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
 
-/// A client's body.
-pub(crate) enum ClientBody {
-    /// As it arrives, with the bytes that are still allowed and a note for when they run out.
-    Incoming { body: Incoming, left: u64, too_large: Rc<Cell<bool>> },
-    /// Converted.
-    Boxed(BoxBody),
+/// A client's body as it arrives, with the bytes that are still allowed.
+pub(crate) struct ClientBody {
+    body: Incoming,
+    left: u64,
+    /// Set when the bytes run out.
+    too_large: Rc<Cell<bool>>,
+}
+
+impl ClientBody {
+    /// A body that may have so many bytes; `too_large` is set if it has more.
+    pub(crate) fn new(body: Incoming, bytes_max: u64, too_large: Rc<Cell<bool>>) -> Self {
+        Self { body, left: bytes_max, too_large }
+    }
 }
 
 impl std::fmt::Debug for ClientBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ClientBody")
+        write!(f, "ClientBody({} bytes left)", self.left)
     }
 }
 
@@ -39,38 +46,26 @@ impl Body for ClientBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Incoming { body, left, too_large } => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame
-                    && let Some(data) = frame.data_ref()
-                {
-                    match left.checked_sub(data.len() as u64) {
-                        Some(rest) => *left = rest,
-                        None => {
-                            too_large.set(true);
-                            return Poll::Ready(Some(Err("the request's body is larger than allowed".into())));
-                        }
-                    }
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-            Self::Boxed(body) => body.as_mut().poll_frame(cx),
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let Some(rest) = this.left.checked_sub(data.len() as u64) else {
+                this.too_large.set(true);
+                return Poll::Ready(Some(Err("the request's body is larger than allowed".into())));
+            };
+            this.left = rest;
         }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Incoming { body, .. } => body.is_end_stream(),
-            Self::Boxed(body) => body.is_end_stream(),
-        }
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Incoming { body, .. } => body.size_hint(),
-            Self::Boxed(body) => body.size_hint(),
-        }
+        self.body.size_hint()
     }
 }
 

@@ -226,7 +226,7 @@ mod tests {
         let mut breaker = Breaker::new(BreakerSettings { failures: Some(1), ..settings() });
         breaker.note(Admission::Call, start, true, Duration::ZERO);
         let later = start + Duration::from_secs(5);
-        assert_eq!(breaker.admit(later - Duration::from_secs(1)), Admission::Refused(Duration::from_secs(1)));
+        assert_eq!(breaker.admit(start + Duration::from_secs(4)), Admission::Refused(Duration::from_secs(1)));
         assert_eq!(breaker.admit(later), Admission::Probe);
         assert_eq!(breaker.admit(later), Admission::Probe);
         assert!(matches!(breaker.admit(later), Admission::Refused(_)));

@@ -103,7 +103,7 @@ pub fn run(options: Options) -> Result<(), GatewayError> {
 }
 
 fn local_runtime() -> io::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().event_interval(31).build_local(LocalOptions::default())
+    Builder::new_current_thread().enable_all().event_interval(256).build_local(LocalOptions::default())
 }
 
 async fn start(options: Options) -> Result<(), GatewayError> {

@@ -15,6 +15,12 @@
 //!   caches, and only where a policy asks for it.
 //! - Every queue, table, body and wait has a limit.
 
+#![allow(
+    clippy::single_match_else, // both arms are the story, and a match tells them as equals
+    clippy::result_large_err, // an early answer to a request is an answer, not an error to be boxed
+    clippy::option_option, // no host in common, any host, this host: three things
+)]
+
 mod access;
 mod access_log;
 mod admin;

@@ -39,10 +39,19 @@ pub enum ClientError {
 /// # Errors
 /// When the file is not usable.
 pub async fn from_file(path: &Path) -> Result<Client, ClientError> {
+    named(path, "mainstay").await
+}
+
+/// A client by a kubeconfig file, which calls itself `program`: the name under which it owns what it writes.
+///
+/// # Errors
+/// When the file is not usable.
+pub async fn named(path: &Path, program: &'static str) -> Result<Client, ClientError> {
     let failed = |reason: String| ClientError::Kubeconfig { path: path.to_owned(), reason };
     let kubeconfig = Kubeconfig::read_from(path).map_err(|error| failed(error.to_string()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let config = config.map_err(|error| failed(error.to_string()))?;
+    let mut config = config.map_err(|error| failed(error.to_string()))?;
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(program)));
     Client::try_from(config).map_err(|error| failed(error.to_string()))
 }
 

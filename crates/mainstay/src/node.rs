@@ -63,7 +63,7 @@ pub async fn run(instance: Instance, name: String, number: u32) -> Result<(), Ag
         data_dir: instance.node_dir(&name),
         exe: processes::program()?,
         hidden: hidden(&instance),
-        client: client::from_file(&node_kubeconfig(&instance, &name)).await?,
+        client: client::named(&node_kubeconfig(&instance, &name), "kubelet").await?,
         tls: ServerTls { certificate: own.certificate, key: own.key, client_ca: authority_file(&instance.pki()) },
         capacity: std::collections::BTreeMap::new(),
         lease_renewal: mainstay_node::LEASE_RENEWAL,

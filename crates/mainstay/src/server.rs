@@ -25,9 +25,6 @@ use crate::state::{self, StateError};
 
 /// Addresses at the beginning of the service range that are for fixed services, such as DNS.
 const RESERVED_SERVICES: u32 = 16;
-/// Pods get a token volume as soon as the nodes' agents fill such volumes and a controller publishes the authority in
-/// every namespace.
-const MOUNT_TOKENS: bool = false;
 /// Who signs ServiceAccount tokens, as everywhere that nothing else was chosen.
 const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -110,7 +107,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         agents: Some(Arc::new(agent_credentials(&instance)?)),
         tokens: Some(Arc::new(token_keys(&instance)?)),
         authority: std::fs::read_to_string(authority_file(&instance.pki())).ok(),
-        mount_tokens: MOUNT_TOKENS,
+        mount_tokens: true,
         toleration_seconds: None,
     };
     let api = Api::new(state.store, settings);
@@ -149,6 +146,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), scheduler) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host), if !alone => {}
+        () = mainstay_node::reclaim_volumes(client("system:mainstay:volumes"), instance.data_dir.join("volumes")) => {}
         _ = terminate.recv() => {}
     }
     Ok(())

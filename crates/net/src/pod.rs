@@ -27,6 +27,20 @@ use crate::{
     route::{self, Hop, Mac, VethEnd},
 };
 
+/// Makes `address` one of the calling process's namespace's own, on its loopback link. Can be repeated.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn add_own_address(address: Ipv4Addr) -> Result<(), PodError> {
+    let step = |step| move |source| PodError::Netlink { step, source };
+    let mut netlink = Netlink::open_route().map_err(step("open netlink"))?;
+    if let Some(lo) = route::link(&mut netlink, "lo").map_err(step("look up the loopback link"))? {
+        let requests = [route::set_link(lo.index, true), route::add_address(lo.index, address, 32)];
+        netlink.transact(&requests).map_err(step("add an address to the loopback link"))?;
+    }
+    Ok(())
+}
+
 /// The pods' gateway: link-local, the same in every pod (Calico's choice).
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The Ethernet address of the node's end of every pod link; each is alone with its pod, so they may be equal.

@@ -274,6 +274,11 @@ fn refusals(rules: &ServiceRules, messages: &mut Vec<Message>) {
     for chain in ["filter-forward", "filter-output"] {
         for range in [rules.network.service_range(), rules.network.load_balancer_range()] {
             let mut steps = vec![Expression::DestinationAddress(Register(0))];
+            if rules.pod_cidr.is_some() {
+                // A node answers names itself, at an address of this range that is its own.
+                let dns = rules.network.dns_service_address().octets().to_vec();
+                steps.push(Expression::Compare(Register(0), Comparison::NotEqual, dns));
+            }
             steps.extend(within(Register(0), range, Comparison::Equal));
             steps.push(Expression::Decide(Verdict::Goto(refuse())));
             messages.push(Message::NewRule(chain.to_owned(), steps));

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::events::Events;
 use crate::pod::clock::Clock;
 use crate::pod::dir::{self, PodDir};
+use crate::pod::prepare::Objects;
 use crate::pod::worker::{Desired, Worker};
 use crate::registration::{self, Machine};
 use crate::server;
@@ -45,6 +46,7 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
         events: Events::start(config.client.clone(), &config.name),
         addresses: Mutex::new(Addresses::new(config.pod_cidr)),
         views: Mutex::default(),
+        objects: Objects::default(),
         stats: Stats::default(),
         config,
     });
@@ -53,6 +55,7 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
     tokio::spawn(context.pods.clone().run(config.client.clone(), scope));
     let role = Role::Node { name: config.name.clone(), address: config.address, pod_cidr: config.pod_cidr };
     let (instance, plan) = (config.instance.clone(), config.network);
+    tokio::spawn(crate::dns::serve(network.clone(), plan.dns_service_address()));
     tokio::spawn(async move { network.serve(&instance, plan, role).await });
 
     // The server, so that logs and exec work as soon as there are pods.

@@ -13,6 +13,7 @@ use crate::config::NodeConfig;
 use crate::env::PodFacts;
 use crate::events::Events;
 use crate::pod::clock::Clock;
+use crate::pod::prepare::Objects;
 use crate::registration::Machine;
 use crate::services::ServiceNetwork;
 use crate::stats::Stats;
@@ -33,6 +34,8 @@ pub struct Context {
     pub events: Events,
     /// The pods' addresses.
     pub addresses: Mutex<Addresses>,
+    /// The objects that pods refer to.
+    pub objects: Objects,
     /// What the pods use.
     pub stats: Stats,
     /// The pods as the agent's server sees them, by uid.

@@ -3,11 +3,12 @@
 //! Source: <https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/> and
 //! <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1 as core;
 use mainstay_model::quantity::Quantity;
 
+use crate::pod::machine::ephemeral;
 use crate::pod::qos::Resources;
 
 /// Why an environment could not be put together; the texts are what `kubectl describe` shows.
@@ -54,6 +55,10 @@ pub struct Sources {
     pub config_maps: BTreeMap<String, Option<Data>>,
     /// Secrets.
     pub secrets: BTreeMap<String, Option<Data>>,
+    /// Claims.
+    pub claims: BTreeMap<String, Claim>,
+    /// Tokens of the pod's ServiceAccount.
+    pub tokens: BTreeMap<TokenKey, String>,
 }
 
 /// What a pod's fields may refer to beyond the object itself.
@@ -71,33 +76,80 @@ pub struct PodFacts {
     pub node_memory_bytes: i64,
 }
 
-/// The names of the ConfigMaps and Secrets that a pod refers to, in environments and volumes.
-pub fn references(pod: &core::Pod) -> (Vec<String>, Vec<String>) {
-    let (mut config_maps, mut secrets) = (Vec::new(), Vec::new());
-    let Some(spec) = &pod.spec else { return (config_maps, secrets) };
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+/// Which token a projection asks for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenKey {
+    /// Who is to accept it; the API server if none is named.
+    pub audience: Option<String>,
+    /// How long it is to live.
+    pub seconds: i64,
+}
+
+impl TokenKey {
+    /// The token of a projection; an hour if it does not say how long.
+    pub fn of(projection: &core::ServiceAccountTokenProjection) -> Self {
+        let audience = projection.audience.clone().filter(|audience| !audience.is_empty());
+        Self { audience, seconds: projection.expiration_seconds.unwrap_or(3600) }
+    }
+}
+
+/// A claim as far as the node is concerned.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claim {
+    /// There is none of this name.
+    Missing,
+    /// It has no volume yet.
+    Unbound,
+    /// Its volume.
+    Bound(Box<core::PersistentVolumeSpec>),
+}
+
+/// The names of what a pod refers to, in environments and volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    /// ConfigMaps.
+    pub config_maps: BTreeSet<String>,
+    /// Secrets.
+    pub secrets: BTreeSet<String>,
+    /// Claims.
+    pub claims: BTreeSet<String>,
+    /// Tokens of its ServiceAccount.
+    pub tokens: BTreeSet<TokenKey>,
+}
+
+/// What a pod refers to.
+pub fn references(pod: &core::Pod) -> References {
+    let mut found = References::default();
+    let Some(spec) = &pod.spec else { return found };
+    let further = ephemeral(pod);
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers).chain(&further) {
         for from in container.env_from.iter().flatten() {
-            config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
-            secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
+            found.config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
+            found.secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
         }
         for source in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
-            config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-            secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
+            found.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+            found.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
         }
     }
     for volume in spec.volumes.iter().flatten() {
-        config_maps.extend(volume.config_map.as_ref().map(|v| v.name.clone()));
-        secrets.extend(volume.secret.as_ref().and_then(|v| v.secret_name.clone()));
+        found.config_maps.extend(volume.config_map.as_ref().map(|v| v.name.clone()));
+        found.secrets.extend(volume.secret.as_ref().and_then(|v| v.secret_name.clone()));
+        found.claims.extend(claim_name(pod, volume));
         for part in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
-            config_maps.extend(part.config_map.as_ref().map(|v| v.name.clone()));
-            secrets.extend(part.secret.as_ref().map(|v| v.name.clone()));
+            found.config_maps.extend(part.config_map.as_ref().map(|v| v.name.clone()));
+            found.secrets.extend(part.secret.as_ref().map(|v| v.name.clone()));
+            found.tokens.extend(part.service_account_token.as_ref().map(TokenKey::of));
         }
     }
-    for names in [&mut config_maps, &mut secrets] {
-        names.sort_unstable();
-        names.dedup();
-    }
-    (config_maps, secrets)
+    found
+}
+
+/// The claim of a volume: the one it names, or the one that was made for the pod alone.
+pub fn claim_name(pod: &core::Pod, volume: &core::Volume) -> Option<String> {
+    let named = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
+    let own = || format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
+    named.or_else(|| volume.ephemeral.as_ref().map(|_| own()))
 }
 
 /// The environment of a container: service variables, then `envFrom`, then `env`; later ones win.
@@ -370,7 +422,9 @@ mod tests {
     #[test]
     fn references_are_resolved() {
         let pod = pod();
-        assert_eq!(references(&pod), (vec!["m".to_owned()], vec!["absent".to_owned(), "s".to_owned()]));
+        let found = references(&pod);
+        assert_eq!(found.config_maps, ["m".to_owned()].into());
+        assert_eq!(found.secrets, ["absent".to_owned(), "s".to_owned()].into());
         let mut sources = Sources::default();
         sources.config_maps.insert("m".to_owned(), Some(Data::from([("port".to_owned(), b"80".to_vec())])));
         sources.secrets.insert("s".to_owned(), Some(Data::from([("pw".to_owned(), b"x".to_vec())])));

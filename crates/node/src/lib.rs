@@ -14,13 +14,13 @@
 //! - *API unreachable.* Everything that runs goes on, restarts included; statuses are written when the API is back.
 //! - *Bounded.* Queues, connections, answers and logs read have limits.
 //!
-//! Deliberately absent: node-pressure eviction, images from registries, volume plug-ins, live updates of mounted
-//! ConfigMaps, port-forward and attach.
+//! Deliberately absent: node-pressure eviction, images from registries, volume plug-ins.
 
 pub mod addresses;
 pub mod agent;
 pub mod config;
 pub mod context;
+pub mod dns;
 pub mod env;
 pub mod events;
 pub mod pod;
@@ -35,3 +35,4 @@ pub mod volumes;
 pub use agent::run;
 pub use config::{AGENT_PORT, LEASE_RENEWAL, NodeConfig, NodeError, ServerTls};
 pub use services::{Role, ServiceNetwork, serve_services};
+pub use volumes::reclaim_volumes;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use crate::etcd::bench::EtcdLoad;
 use crate::{Durability, EmbeddedStore, Error, Expect, Result, Settings, Store};
 
 /// The size of the values written, in bytes: that of a small Pod.
@@ -62,7 +63,8 @@ fn median(mut samples: Vec<Duration>) -> Duration {
     samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
-fn bare_fsync(directory: &Path) -> std::io::Result<Duration> {
+/// Half of all writes of 4 KiB with `fdatasync(2)` in `directory` take no longer.
+pub fn bare_fsync(directory: &Path) -> std::io::Result<Duration> {
     let file = File::create(directory.join("fsync"))?;
     let mut samples = Vec::new();
     for turn in 0..SINGLE_WRITES {

@@ -31,6 +31,11 @@ pub(crate) fn pids() -> BTreeSet<u32> {
     processes(&BTreeSet::new()).into_iter().map(|process| process.pid).collect()
 }
 
+/// What any process holds resident, in megabytes; `None` if it is gone.
+pub(crate) fn resident_mb(pid: u32) -> Option<f64> {
+    megabytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+}
+
 /// None if it is not ours, or gone.
 fn look_at(pid: u32) -> Option<Process> {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();

@@ -2,6 +2,8 @@
 //!
 //! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
 
+mod api;
+mod gateway;
 mod memory;
 mod report;
 mod scheduler;
@@ -20,16 +22,22 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// The API server beside etcd on the same disk: create, update, list, watch, memory with 50,000 pods
+    Api(api::ApiArgs),
     /// From process start to all pods of examples/shop Ready, and what it costs in memory
     Up(up::UpArgs),
     /// Pods a second that find their nodes: the core alone, and the whole control plane with hollow nodes
     Scheduler(scheduler::SchedulerArgs),
+    /// The gateway beside HAProxy and nginx: requests, latency, processor time
+    Gateway(gateway::GatewayArgs),
 }
 
 /// Runs the bench asked for.
 pub(crate) fn run(args: &BenchArgs) -> Outcome {
     match &args.name {
+        Bench::Api(args) => api::run(args),
         Bench::Up(args) => up::run(args),
         Bench::Scheduler(args) => scheduler::run(args),
+        Bench::Gateway(args) => gateway::run(args),
     }
 }

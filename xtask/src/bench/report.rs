@@ -30,7 +30,22 @@ impl Row {
 
     /// A figure with a goal it should not exceed.
     pub(crate) fn at_most(metric: &str, value: f64, unit: &'static str, goal: f64) -> Self {
-        Self { goal: Some(goal), goal_met: Some(value <= goal), ..Self::plain(metric, value, unit) }
+        Self::plain(metric, value, unit).at_most_goal(goal)
+    }
+
+    /// The same, with a goal it should not exceed.
+    pub(crate) fn at_most_goal(self, goal: f64) -> Self {
+        Self { goal: Some(goal), goal_met: Some(self.value <= goal), ..self }
+    }
+
+    /// The same, with a goal it should reach.
+    pub(crate) fn at_least_goal(self, goal: f64) -> Self {
+        Self { goal: Some(goal), goal_met: Some(self.value >= goal), ..self }
+    }
+
+    /// The same beside what a peer did in the same run.
+    pub(crate) fn against(self, peer: f64) -> Self {
+        Self { peer: Some(peer), ratio: Some(self.value / peer), ..self }
     }
 }
 
@@ -43,11 +58,12 @@ impl Row {
 
 /// Prints the table and writes `target/bench/NAME.json`.
 pub(crate) fn publish(target: &Path, name: &str, rows: &[Row]) -> Outcome {
-    println!("\n{:<58} {:>9} {:<5} {:>8} {:>7}", "metric", "value", "unit", "goal", "met");
+    println!("\n{:<58} {:>9} {:<5} {:>9} {:>8} {:>4}", "metric", "value", "unit", "peer", "goal", "met");
     for row in rows {
-        let goal = row.goal.map(|goal| goal.to_string()).unwrap_or_default();
+        let peer = row.peer.map(|peer| format!("{peer:.3}")).unwrap_or_default();
+        let goal = row.goal.map(|goal| format!("{}", (goal * 10.0).round() / 10.0)).unwrap_or_default();
         let met = row.goal_met.map_or("", |met| if met { "yes" } else { "no" });
-        println!("{:<58} {:>9.3} {:<5} {goal:>8} {met:>7}", row.metric, row.value, row.unit);
+        println!("{:<58} {:>9.3} {:<5} {peer:>9} {goal:>8} {met:>4}", row.metric, row.value, row.unit);
     }
     let folder = target.join("bench");
     fs::create_dir_all(&folder).map_err(at(&folder))?;
@@ -92,5 +108,7 @@ mod tests {
         assert_eq!(Row::at_most("m", 1.5, "s", 1.5).goal_met, Some(true));
         assert_eq!(Row::at_most("m", 1.6, "s", 1.5).goal_met, Some(false));
         assert_eq!(Row::plain("m", 1.6, "s").goal_met, None);
+        let row = Row::plain("m", 12.0, "1/s").at_least_goal(10.0).against(6.0);
+        assert_eq!((row.goal_met, row.ratio), (Some(true), Some(2.0)));
     }
 }

@@ -18,6 +18,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod node_taints;
 mod pod_security;
+mod policy;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -33,6 +34,7 @@ use crate::api::Api;
 use crate::authz;
 use crate::request::Call;
 
+pub(crate) use policy::Policies;
 pub(crate) use webhook::Bundles;
 
 /// What a write does to an object, in the words of admission.
@@ -110,6 +112,7 @@ pub(crate) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) ->
 pub(crate) async fn connect(api: &Api, call: &Call, mut options: Value) -> Result<(), ApiError> {
     let review = Review { call, operation: Operation::Connect, old: None, dry_run: false };
     webhook::mutate(api, review, &mut options).await?;
+    policy::validate(api, review, &options).await?;
     webhook::validate(api, review, &options).await
 }
 
@@ -131,6 +134,7 @@ pub(crate) async fn validate(api: &Api, review: Review<'_>, object: &Value) -> R
         webhook::mutate(api, review, &mut Value::Null).await?;
     }
     if review.call.subresource.as_deref() != Some("binding") {
+        policy::validate(api, review, object).await?;
         webhook::validate(api, review, object).await?;
     }
     quota::validate(api, review, object).await

@@ -155,7 +155,7 @@ fn difference_or_zero(used: &Resources, delta: &Resources) -> Resources {
 async fn count(api: &Api, quota: &Value) -> Result<Resources, ApiError> {
     let hard = hard(quota);
     let mut used: Resources = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
-    let catalogue = api.registry.now();
+    let catalogue = api.registry.now().await?;
     for resource in catalogue.all().iter().filter(|resource| is_limited(resource, &hard)) {
         let list = Call::internal(Verb::List, resource.clone(), meta::namespace(quota));
         let (objects, _) = rest::select(api, &list, &Filter::of(&list)?).await?;

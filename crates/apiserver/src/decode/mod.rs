@@ -14,6 +14,7 @@ use serde_json::Value;
 
 pub(crate) use duplicates::read_json;
 
+use crate::custom;
 use crate::request::Call;
 
 /// What to do about a field that the kind does not have (`fieldValidation`).
@@ -64,6 +65,11 @@ impl Unknown {
 /// 400 for a JSON type that does not fit and, with [`Unknown::Refuse`], for unknown fields, all of them named.
 pub(crate) fn check(call: &Call, object: &mut Value, unknown: Unknown) -> Result<(), ApiError> {
     let resource = &call.resource;
+    if let Some(custom) = resource.custom() {
+        let fields = custom::conform(custom, object).map_err(|why| refusal(call, &why))?;
+        let faults: Vec<String> = fields.iter().map(|field| format!("unknown field {field:?}")).collect();
+        return unknown.tell(call, &faults);
+    }
     let type_name = schema_type(&resource.api_version(), &resource.kind).to_owned();
     let fields = conform(&type_name, object).map_err(|mismatch| refusal(call, &mismatch.to_string()))?;
     let faults: Vec<String> = fields.iter().map(|field| format!("unknown field {field:?}")).collect();

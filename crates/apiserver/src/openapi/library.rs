@@ -1,7 +1,7 @@
 //! The schemas of the built-in kinds, with their descriptions, from the types of `k8s-openapi`.
 
 use k8s_openapi::api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use k8s_openapi::schemars::generate::SchemaSettings;
 use k8s_openapi::schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -164,8 +164,13 @@ pub(super) fn schemas(resources: &[&Served], version: Version) -> Map<String, Va
         }
     }
     add::<ListMeta>(&mut generator);
+    add::<ObjectMeta>(&mut generator);
     let mut schemas = generator.take_definitions(true);
     for resource in resources {
+        if let Some(custom) = resource.custom() {
+            schemas.extend(custom.version.openapi(version == Version::Second));
+            continue;
+        }
         if let [(_, item), (kind, name)] = definition_name(resource).as_slice() {
             schemas.insert(name.clone(), list(kind, &version.reference(item), version));
         }
@@ -199,6 +204,10 @@ fn list(kind: &str, item: &Value, version: Version) -> Value {
 
 /// The definitions of a resource's kind and of the list of it, the kind first; none for what is not built in.
 pub(super) fn definition_name(resource: &Served) -> Vec<(String, String)> {
+    if let Some(custom) = resource.custom() {
+        let (own, list) = custom.version.schema_names();
+        return vec![(resource.kind.clone(), own), (resource.list_kind.clone(), list)];
+    }
     let Some(package) = package(&resource.group) else { return Vec::new() };
     let name = |kind: &str| (kind.to_owned(), format!("{package}.{}.{kind}", resource.version));
     let mut names = vec![name(&resource.kind)];
@@ -222,11 +231,11 @@ fn package(group: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Registry;
+    use crate::registry::Catalogue;
 
     #[test]
     fn every_built_in_kind_has_a_schema_under_its_name() {
-        let catalogue = Registry::default().now();
+        let catalogue = Catalogue::built_in();
         let resources: Vec<&Served> = catalogue.all().iter().collect();
         let schemas = schemas(&resources, Version::Third);
         for resource in resources {

@@ -153,13 +153,12 @@ fn second(catalogue: &Catalogue, accept: &str, headers: &HeaderMap) -> Result<Re
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::registry::Registry;
     use http_body_util::BodyExt as _;
 
     fn get(path: &str, accept: &str) -> (u16, Vec<u8>) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        match answer(&Registry::default().now(), path, &headers) {
+        match answer(&Catalogue::built_in(), path, &headers) {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -8,7 +8,7 @@ use mainstay_model::status::ApiError;
 use serde_json::{Value, json};
 
 use super::create::create_applied;
-use super::object::{meta, meta_mut};
+use super::object::{meta, meta_mut, read_yaml};
 use super::owners::{self, Owners};
 use super::update::change_as;
 use crate::api::Api;
@@ -67,12 +67,8 @@ pub(super) fn configuration(call: &Call, body: &[u8]) -> Result<Value, ApiError>
     let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding YAML: {error}"));
     let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let as_json = if is_json { read_json(body).ok() } else { None };
-    let (mut applied, duplicates) = if let Some(read) = as_json {
-        read
-    } else {
-        let read = serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true });
-        (read.map_err(|error| bad(&error))?, Vec::new())
-    };
+    let (mut applied, duplicates) =
+        if let Some(read) = as_json { read } else { (read_yaml(body).map_err(|error| bad(&error))?, Vec::new()) };
     Unknown::of(call)?.tell(call, &duplicates)?;
     if !applied.is_object() {
         return Err(bad(&"the configuration is not an object"));

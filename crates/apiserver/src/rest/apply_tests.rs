@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::User;
 use crate::testing::{Answer, World, admin, user};
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
@@ -262,4 +263,38 @@ async fn what_the_server_adds_belongs_to_nobody() {
     let made = world.post(&by("/api/v1/namespaces"), json!({"metadata": {"name": "n"}})).await;
     let label = json!({"f:labels": {".": {}, "f:kubernetes.io/metadata.name": {}}});
     assert_eq!(fields(&made, "m")["f:metadata"], label);
+}
+
+#[tokio::test]
+async fn what_nests_too_deep_is_refused() {
+    let world = world().await;
+    let path = format!("{CONFIG_MAP}?fieldManager=a");
+    for depth in [200, 100_000] {
+        for body in [format!("a: {}", "[".repeat(depth)), format!("a: {}{}", "[".repeat(depth), "]".repeat(depth))] {
+            world.call_raw(admin(), "PATCH", &path, &body, &[APPLY]).await.refused(400);
+            let yaml = [("content-type", "application/yaml")];
+            world.call_raw(admin(), "POST", "/api/v1/namespaces/shop/configmaps", &body, &yaml).await.refused(400);
+        }
+    }
+}
+
+#[tokio::test]
+async fn kube_rs_applies() {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::api::{Api, Patch, PatchParams};
+
+    let world = world().await;
+    let client = world.api.client(User::internal("system:kube-scheduler"));
+    let maps: Api<ConfigMap> = Api::namespaced(client, "shop");
+    let config = |value: &str| -> ConfigMap { serde_json::from_value(config_map(&json!({"k": value}))).unwrap() };
+    let made = maps.patch("c", &PatchParams::apply("one"), &Patch::Apply(config("1"))).await.unwrap();
+    assert_eq!(made.metadata.managed_fields.unwrap()[0].manager.as_deref(), Some("one"));
+    let refused = maps.patch("c", &PatchParams::apply("two"), &Patch::Apply(config("2"))).await.unwrap_err();
+    assert!(matches!(&refused, kube::Error::Api(status) if status.is_conflict()), "{refused}");
+    let forced = maps.patch("c", &PatchParams::apply("two").force(), &Patch::Apply(config("2"))).await.unwrap();
+    assert_eq!(forced.data.unwrap()["k"], "2");
+    // A part inside this process owns what it writes by its name.
+    let merged = maps.patch("c", &PatchParams::default(), &Patch::Merge(json!({"data": {"l": "3"}}))).await.unwrap();
+    let managers = merged.metadata.managed_fields.unwrap();
+    assert!(managers.iter().any(|entry| entry.manager.as_deref() == Some("kube-scheduler")), "{managers:?}");
 }

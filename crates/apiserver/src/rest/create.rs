@@ -12,6 +12,7 @@ use super::owners;
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
+use crate::custom;
 use crate::decode::{self, Unknown};
 use crate::request::Call;
 
@@ -37,6 +38,10 @@ pub(super) async fn create_applied(api: &Api, call: &Call, object: Value) -> Res
 
 async fn make(api: &Api, call: &Call, mut object: Value, is_applied: bool) -> Result<(StatusCode, Value), ApiError> {
     let resource = &call.resource;
+    if resource.custom().is_some_and(|custom| custom.terminating) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(405, "MethodNotAllowed", why));
+    }
     check_envelope(call, &mut object)?;
     let given = owners::take(&mut object);
     decode::check(call, &mut object, Unknown::of(call)?)?;
@@ -44,6 +49,7 @@ async fn make(api: &Api, call: &Call, mut object: Value, is_applied: bool) -> Re
         namespace_takes_objects(api, call, namespace).await?;
     }
     defaults::apply_defaults(resource.rules(), &mut object);
+    custom::apply_defaults(resource, &mut object);
     strategy::fold(resource, &mut object);
     if is_applied {
         owners::put(&mut object, given.unwrap_or(Value::Null));
@@ -72,7 +78,7 @@ async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Valu
     let call = review.call;
     let resource = &call.resource;
     let name = meta(object, "name");
-    let causes = validate::validate_create(resource.rules(), object);
+    let causes = custom::and_faults(validate::validate_create(resource.rules(), object), resource, object, None);
     if !causes.is_empty() {
         return Err(ApiError::invalid(&resource.group, &resource.kind, name, causes));
     }

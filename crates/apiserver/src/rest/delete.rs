@@ -19,6 +19,7 @@ use super::object::{encode, meta, meta_mut, parse_body};
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
+use crate::custom;
 use crate::request::{Call, Verb};
 
 const TRIES: usize = 32;
@@ -173,8 +174,10 @@ fn mark(api: &Api, call: &Call, options: &Options, old: &Value) -> Value {
         meta_mut(&mut new).insert("deletionTimestamp".to_owned(), json!(format_time(when)));
         meta_mut(&mut new).insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
     }
-    if call.resource.kind == "Namespace" {
-        new["status"]["phase"] = json!("Terminating");
+    match call.resource.rules() {
+        "Namespace" => new["status"]["phase"] = json!("Terminating"),
+        custom::DEFINITION => custom::mark_for_deletion(&mut new, api.now()),
+        _ => {}
     }
     if let Some(finalizer) = match options.propagation.as_deref() {
         Some("Foreground") => Some(FOREGROUND),
@@ -193,7 +196,7 @@ fn mark(api: &Api, call: &Call, options: &Options, old: &Value) -> Value {
 fn grace_seconds(call: &Call, options: &Options, old: &Value) -> i64 {
     let unbound = old["spec"]["nodeName"].as_str().unwrap_or_default().is_empty();
     let ended = matches!(old["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    if call.resource.kind != "Pod" || unbound || (ended && options.grace_seconds.is_none()) {
+    if call.resource.rules() != "Pod" || unbound || (ended && options.grace_seconds.is_none()) {
         return 0;
     }
     let own = old["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);

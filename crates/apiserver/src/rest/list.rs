@@ -29,8 +29,14 @@ impl Filter {
     /// 400 for a selector that cannot be read or a field that cannot be selected by.
     pub(crate) fn of(call: &Call) -> Result<Self, ApiError> {
         let labels = call.query.get("labelSelector").map(LabelSelector::parse).transpose();
-        let fields =
-            call.query.get("fieldSelector").map(|text| FieldSelector::parse(call.resource.rules(), text)).transpose();
+        let fields = call.query.get("fieldSelector").map(|text| match call.resource.custom() {
+            None => FieldSelector::parse(call.resource.rules(), text),
+            Some(custom) => {
+                let selectable = &custom.version.selectable;
+                FieldSelector::parse_with(text, |field| selectable.iter().any(|known| known == field))
+            }
+        });
+        let fields = fields.transpose();
         Ok(Self {
             labels: labels.map_err(|error| ApiError::bad_request(error.to_string()))?,
             fields: fields.map_err(|error| ApiError::bad_request(error.to_string()))?,

@@ -2,36 +2,46 @@
 
 use bytes::Bytes;
 use mainstay_model::convert;
+use mainstay_model::patch::{DEPTH_MAX, depth};
 use mainstay_model::protobuf::{self, ProtobufError};
-use mainstay_model::resource::Resource;
 use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
 use serde_json::{Map, Value, json};
 
 use crate::decode::{Unknown, read_json};
+use crate::registry::Stored;
 use crate::request::{Call, PROTOBUF};
 
 /// A stored object with its `resourceVersion`, which is the entry's revision and is not stored inside it.
-pub(crate) fn decode_entry(resource: &Resource, entry: &Entry) -> Value {
+pub(crate) fn decode_entry(resource: &impl Stored, entry: &Entry) -> Value {
     decode(resource, &entry.value, entry.mod_revision)
 }
 
 /// A stored value at a revision.
-pub(crate) fn decode(resource: &Resource, bytes: &[u8], revision: u64) -> Value {
+pub(crate) fn decode(stored: &impl Stored, bytes: &[u8], revision: u64) -> Value {
+    let resource = stored.row();
     // What is in the store was written by `encode`; anything else is a damaged file, and shows as an empty object.
     let mut object: Value = serde_json::from_slice(bytes).unwrap_or_else(|error| {
         tracing::error!(kind = resource.kind, %error, "an object in the store is damaged");
         json!({"metadata": {}})
     });
     convert::from_stored(resource, &mut object);
+    if let Some(version) = stored.version() {
+        // A definition may have changed since: old objects are seen with its new defaults and without old fields.
+        version.schema.default(&mut object);
+        version.schema.prune(&mut object);
+    }
     meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(revision.to_string()));
     object
 }
 
 /// The bytes to store.
-pub(super) fn encode(resource: &Resource, object: &Value) -> Bytes {
+pub(super) fn encode(stored: &impl Stored, object: &Value) -> Bytes {
     let mut object = object.clone();
-    convert::to_stored(resource, &mut object);
+    convert::to_stored(stored.row(), &mut object);
+    if let Some(version) = stored.version() {
+        object["apiVersion"] = json!(version.storage_api_version());
+    }
     meta_mut(&mut object).remove("resourceVersion");
     // A `Value` always serialises: its keys are strings.
     Bytes::from(serde_json::to_vec(&object).unwrap_or_default())
@@ -91,13 +101,20 @@ pub(super) fn parse_object(call: &Call, media_type: &str, body: &[u8]) -> Result
     Ok(value)
 }
 
+/// Reads YAML, with the limit on nesting that JSON has: what is stored must be readable again.
+pub(super) fn read_yaml(body: &[u8]) -> Result<Value, String> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let value: Value = serde_saphyr::from_slice_with_options(body, options).map_err(|error| error.to_string())?;
+    let too_deep = format!("it nests deeper than {DEPTH_MAX}");
+    if depth(&value) > DEPTH_MAX { Err(too_deep) } else { Ok(value) }
+}
+
 fn read_body(media_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     let (value, duplicates): (Value, Vec<String>) = match media_type {
         "application/json" | "" => read_json(body)
             .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
         "application/yaml" => {
-            let value = serde_saphyr::from_slice_with_options(body, serde_saphyr::options! { strict_booleans: true })
-                .map_err(|error| {
+            let value = read_yaml(body).map_err(|error| {
                 ApiError::bad_request(format!("the body of the request is not valid YAML: {error}"))
             })?;
             (value, Vec::new())

@@ -13,6 +13,7 @@ use super::object::parse_body;
 use super::owners::{self, Owners};
 use super::update::{change_as, patch_error};
 use crate::api::Api;
+use crate::custom;
 use crate::request::{Call, Verb};
 
 /// GET, PUT and PATCH of `scale`.
@@ -24,7 +25,7 @@ pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8])
     // The change itself is one of the object's main resource, so that generation and validation apply.
     let whole = Call { subresource: None, ..call.clone() };
     if call.verb == Verb::Get {
-        return super::get(api, &whole).await.map(|object| view(&object));
+        return super::get(api, &whole).await.and_then(|object| view(call, &object));
     }
     if is_apply {
         return apply_scale(api, call, &whole, body).await;
@@ -41,18 +42,22 @@ pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8])
         let wanted = match call.verb {
             Verb::Update => given.clone(),
             _ if media_type == "application/json-patch+json" => {
-                patches::json(&view(old), &given).map_err(|error| patch_error(&error))?
+                patches::json(&view(call, old)?, &given).map_err(|error| patch_error(&error))?
             }
-            _ => patches::merge(&view(old), &given).map_err(|error| patch_error(&error))?,
+            _ => patches::merge(&view(call, old)?, &given).map_err(|error| patch_error(&error))?,
         };
-        new["spec"]["replicas"] = json!(replicas(call, &wanted)?);
+        let replicas = json!(replicas(call, &wanted)?);
+        match call.resource.custom() {
+            Some(custom) => custom::set_replicas(custom, &mut new, replicas),
+            None => new["spec"]["replicas"] = replicas,
+        }
         if let Some(revision) = wanted["metadata"]["resourceVersion"].as_str() {
             new["metadata"]["resourceVersion"] = json!(revision);
         }
         Ok(new)
     })
     .await?;
-    Ok(view(&object))
+    view(call, &object)
 }
 
 /// An applied Scale is an applied object of which only the number of replicas counts.
@@ -62,14 +67,18 @@ async fn apply_scale(api: &Api, call: &Call, whole: &Call, body: &[u8]) -> Resul
     let (version, metadata) = (whole.resource.api_version(), &applied["metadata"]);
     let mut config = json!({"apiVersion": version, "kind": whole.resource.kind, "metadata": metadata});
     if !applied["spec"]["replicas"].is_null() {
-        config["spec"]["replicas"] = json!(replicas(call, &applied)?);
+        let replicas = json!(replicas(call, &applied)?);
+        match call.resource.custom() {
+            Some(custom) => custom::set_replicas(custom, &mut config, replicas),
+            None => config["spec"]["replicas"] = replicas,
+        }
     }
     let object = change_as(api, whole, Owners::Applied, |old| {
         let applied = |write: &Write<'_>| field_owners::apply(write, Some(old), &config, call.query.flag("force"));
         owners::with_write(api, whole, "scale", applied).map_err(|error| ApiError::from(&error))
     })
     .await?;
-    Ok(view(&object))
+    view(call, &object)
 }
 
 fn replicas(call: &Call, scale: &Value) -> Result<i64, ApiError> {
@@ -83,16 +92,27 @@ fn replicas(call: &Call, scale: &Value) -> Result<i64, ApiError> {
     }
 }
 
-fn view(object: &Value) -> Value {
+/// The object as a Scale.
+///
+/// # Errors
+/// 500 when a custom object has nothing where its definition says the replicas are.
+fn view(call: &Call, object: &Value) -> Result<Value, ApiError> {
     let metadata = &object["metadata"];
-    let selector = LabelSelector::from_object(&object["spec"]["selector"]).map(|s| s.to_string()).unwrap_or_default();
-    json!({
+    let (wanted, there, selector) = match call.resource.custom() {
+        Some(custom) => custom::scale_of(custom, object)?,
+        None => {
+            let selector = LabelSelector::from_object(&object["spec"]["selector"]).map(|s| s.to_string());
+            let count = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
+            (count("spec"), count("status"), selector.unwrap_or_default())
+        }
+    };
+    Ok(json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {
             "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
         },
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector},
-    })
+        "spec": {"replicas": wanted},
+        "status": {"replicas": there, "selector": selector},
+    }))
 }

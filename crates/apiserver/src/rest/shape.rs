@@ -47,14 +47,14 @@ pub(crate) fn to_form(resource: &Served, objects: Objects, form: Form, include: 
             "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items,
         });
     }
-    let columns = table::columns(resource.rules()).iter().map(|column| {
-        json!({
-            "name": column.name, "type": column.kind, "format": column.format,
-            "description": column.description, "priority": column.priority,
-        })
-    });
+    let version = resource.custom().map(|custom| &custom.version);
+    let columns = version
+        .map_or_else(|| table::column_definitions(resource.rules()), |version| json!(version.column_definitions()));
     let rows = items.into_iter().map(|object| {
-        let cells = table::row(resource.rules(), &object, now);
+        let cells = match version {
+            Some(version) => version.cells(&object, now),
+            None => table::row(resource.rules(), &object, now),
+        };
         let object = match include {
             "None" => Value::Null,
             "Object" => object,
@@ -64,7 +64,7 @@ pub(crate) fn to_form(resource: &Served, objects: Objects, form: Form, include: 
     });
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": columns.collect::<Vec<_>>(), "rows": rows.collect::<Vec<_>>(),
+        "columnDefinitions": columns, "rows": rows.collect::<Vec<_>>(),
     })
 }
 

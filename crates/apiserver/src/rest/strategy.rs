@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::object::{meta, meta_mut, new_uid};
 use super::resize;
 use crate::api::Api;
+use crate::custom;
 use crate::registry::Served;
 use crate::request::Call;
 
@@ -47,6 +48,10 @@ const SERVER_KEEPS: &[&str] = &[
     "uid",
 ];
 
+fn is_counted(resource: &Served) -> bool {
+    resource.custom().is_some() || COUNTED.contains(&resource.rules())
+}
+
 /// A new object before validation: what the server keeps, and the kind's beginning.
 pub(super) async fn prepare_create(api: &Api, call: &Call, object: &mut Value) -> Result<(), ApiError> {
     let resource = &call.resource;
@@ -55,11 +60,13 @@ pub(super) async fn prepare_create(api: &Api, call: &Call, object: &mut Value) -
     metadata.insert("uid".to_owned(), json!(new_uid()));
     metadata.insert("creationTimestamp".to_owned(), json!(now));
     metadata.remove("generation");
-    if COUNTED.contains(&resource.rules()) {
+    if is_counted(resource) {
         metadata.insert("generation".to_owned(), json!(1));
     }
     // A node reports its state with its registration; everybody else's state is what controllers find later.
-    if resource.has_subresource("status") && resource.rules() != "Node" {
+    if resource.custom().is_some() && resource.has_subresource("status") {
+        put_or_remove(object, "status", &Value::Null);
+    } else if resource.has_subresource("status") && resource.rules() != "Node" {
         object["status"] = json!({});
     }
     match resource.rules() {
@@ -76,6 +83,7 @@ pub(super) async fn prepare_create(api: &Api, call: &Call, object: &mut Value) -
         }
         "Secret" => fold_string_data(object),
         "CertificateSigningRequest" => sign_off_request(call, object),
+        custom::DEFINITION => custom::judge(api, object).await?,
         _ => {}
     }
     Ok(())
@@ -189,6 +197,7 @@ pub(super) async fn prepare_update(api: &Api, call: &Call, new: &mut Value, old:
         "Namespace" | "CertificateSigningRequest" => put_or_remove(new, "spec", &old["spec"]),
         "Service" => api.addresses.fill(api, new, Some(old)).await?,
         "Secret" => fold_string_data(new),
+        custom::DEFINITION => custom::judge(api, new).await?,
         _ => {}
     }
     if resource.rules() == "Namespace" {
@@ -224,10 +233,16 @@ fn stamp_conditions(api: &Api, object: &mut Value) {
 
 /// Counts the generation up when anything besides metadata and status is different now.
 fn count_change(resource: &Served, new: &mut Value, old: &Value) {
-    if !COUNTED.contains(&resource.rules()) {
+    if !is_counted(resource) {
         return;
     }
-    let is_content = |key: &str| !matches!(key, "apiVersion" | "kind" | "metadata" | "status");
+    // Without a subresource for it, `status` is a field like any other.
+    let plain_status = resource.custom().is_some() && !resource.has_subresource("status");
+    let is_content = |key: &str| match key {
+        "apiVersion" | "kind" | "metadata" => false,
+        "status" => plain_status,
+        _ => true,
+    };
     let content = |object: &Value, key: &str| object.get(key).filter(|value| !value.is_null()).cloned();
     let keys = new.as_object().into_iter().chain(old.as_object()).flat_map(Map::keys);
     if keys.filter(|key| is_content(key)).any(|key| content(new, key) != content(old, key)) {
@@ -273,7 +288,9 @@ pub(super) fn is_finished(resource: &Resource, object: &Value) -> bool {
     if !is_being_deleted(object) || !finalizers(object).is_empty() {
         return false;
     }
+    // Custom kinds of these names live in groups of their own.
     match resource.kind.as_str() {
+        _ if !resource.group.is_empty() => true,
         "Namespace" => object["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty),
         // A pod waits for its node to have stopped it; the node then deletes it with a grace period of zero.
         "Pod" => object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0,
@@ -307,6 +324,8 @@ pub(super) async fn remove(api: &Api, key: &str, expect: Expect) -> Result<Delet
 async fn settle(api: &Api, key: &str, revision: Revision) {
     api.authoriser.settle(key, revision).await;
     api.followed.settle(key, revision).await;
+    api.registry.settle(key, revision).await;
+    api.policies.settle(key, revision).await;
 }
 
 /// The name an error is about.

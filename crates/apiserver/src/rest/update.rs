@@ -13,6 +13,7 @@ use super::owners::{self, Owners};
 use super::{apply, decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
+use crate::custom;
 use crate::decode::{self, Unknown};
 use crate::request::Call;
 
@@ -58,6 +59,11 @@ pub(crate) async fn patch(
         .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
     let patch_type = PatchType::from_content_type(media_type);
     let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, PATCHES))?;
+    if call.resource.custom().is_some() && patch_type == PatchType::Strategic {
+        // How lists merge is not known of custom kinds.
+        let known: Vec<&str> = PATCHES.iter().copied().filter(|media| !media.contains("strategic")).collect();
+        return Err(ApiError::unsupported_media_type(media_type, &known));
+    }
     let new = change(api, call, |old| {
         let mut new = patches::apply(patch_type, kind, old, &patch).map_err(|error| patch_error(&error))?;
         check_kind(&call.resource, &mut new)?;
@@ -106,6 +112,7 @@ pub(super) async fn change_as(
         let given = owners::take(&mut new);
         decode::check(call, &mut new, unknown)?;
         defaults::apply_defaults(resource.rules(), &mut new);
+        custom::apply_defaults(resource, &mut new);
         let review = Review { call, operation: Operation::Update, old: Some(&old), dry_run };
         admission::mutate(api, review, &mut new).await?;
         strategy::prepare_update(api, call, &mut new, &old).await?;
@@ -117,6 +124,7 @@ pub(super) async fn change_as(
             Some("status") => validate::validate_status_update(resource.rules(), &old, &new),
             Some(subresource) => validate::validate_subresource_update(resource.rules(), subresource, &old, &new),
         };
+        let causes = custom::and_faults(causes, resource, &new, Some(&old));
         if !causes.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, call.name(), causes));
         }

@@ -190,7 +190,7 @@ fn public_key(written: &Written) -> Option<Key> {
 
 /// A JWS signature of an elliptic curve is two numbers side by side (RFC 7518, 3.4); verification takes ASN.1.
 fn der_signature(raw: &[u8]) -> Option<Vec<u8>> {
-    let (r, s) = (raw.len() % 2 == 0 && !raw.is_empty()).then(|| raw.split_at(raw.len() / 2))?;
+    let (r, s) = (raw.len().is_multiple_of(2) && !raw.is_empty()).then(|| raw.split_at(raw.len() / 2))?;
     Some(der(0x30, &[der_integer(r), der_integer(s)].concat()))
 }
 

@@ -37,6 +37,7 @@ pub(crate) struct RouteSpec<R> {
     #[serde(default = "Vec::new")]
     pub(crate) rules: Vec<R>,
     #[serde(default)]
+    #[allow(dead_code, reason = "taken for what it is; there are no default gateways yet")]
     pub(crate) use_default_gateways: Option<String>,
 }
 

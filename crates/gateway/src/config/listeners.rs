@@ -163,23 +163,8 @@ fn open_one(work: &mut Work<'_>, gateway: &Held<GatewaySpec>, index: usize, list
         let message = format!("allowedRoutes.kinds names kinds that {} does not take", listener.protocol);
         say(work, "allowedRoutes", Condition::bad("ResolvedRefs", "InvalidRouteKinds", message));
     }
-    let same = |other: &OpenListener| {
-        other.port == listener.port && other.addresses.iter().any(|address| addresses.contains(address))
-    };
-    let clash = work.listeners.iter().position(|other| {
-        same(other) && (other.mode.family() != mode.family() || (other.hostname == hostname && other.served))
-    });
-    if let Some(at) = clash {
-        let other = &mut work.listeners[at];
-        let reason = if other.mode.family() == mode.family() { "HostnameConflict" } else { "ProtocolConflict" };
-        let message =
-            format!("port {} is taken by listener {} of gateway {}", listener.port, other.name, other.gateway);
-        if other.gateway == gateway.key {
-            // Of two that cannot be told apart in one Gateway neither is served (Gateway API, "Distinct Listeners").
-            other.served = false;
-            other.conditions.push(Condition { holds: true, ..Condition::bad("Conflicted", reason, message.clone()) });
-        }
-        say(work, "port", Condition { holds: true, ..Condition::bad("Conflicted", reason, message) });
+    if let Some(condition) = clash(work, gateway, listener.port, mode, hostname.as_deref(), addresses) {
+        say(work, "port", condition);
     }
     let targets = [
         policies::Target::section("Gateway", &gateway.key, &listener.name),
@@ -204,6 +189,30 @@ fn open_one(work: &mut Work<'_>, gateway: &Held<GatewaySpec>, index: usize, list
         served: !hard,
         conditions,
     });
+}
+
+/// Whether another listener has the port already; of two in one Gateway that cannot be told apart neither is served (Gateway
+/// API, "Distinct Listeners"), of two Gateways the older one's is.
+fn clash(
+    work: &mut Work<'_>,
+    gateway: &Held<GatewaySpec>,
+    port: u16,
+    mode: Mode,
+    hostname: Option<&str>,
+    addresses: &[IpAddr],
+) -> Option<Condition> {
+    let same = |it: &OpenListener| it.port == port && it.addresses.iter().any(|address| addresses.contains(address));
+    let other = work.listeners.iter_mut().find(|it| {
+        same(it) && (it.mode.family() != mode.family() || (it.hostname.as_deref() == hostname && it.served))
+    })?;
+    let reason = if other.mode.family() == mode.family() { "HostnameConflict" } else { "ProtocolConflict" };
+    let message = format!("port {port} is taken by listener {} of gateway {}", other.name, other.gateway);
+    let condition = Condition { holds: true, ..Condition::bad("Conflicted", reason, message) };
+    if other.gateway == gateway.key {
+        other.served = false;
+        other.conditions.push(condition.clone());
+    }
+    Some(condition)
 }
 
 fn mode(listener: &Listener) -> Option<Mode> {
@@ -275,7 +284,7 @@ fn gateway_conditions(status: &mut GatewayStatus) {
     if good < status.listeners.len() {
         accepted.reason = "ListenersNotValid";
         accepted.holds = good > 0;
-        accepted.message = "see the conditions of the listeners".to_owned();
+        "see the conditions of the listeners".clone_into(&mut accepted.message);
     }
     let programmed = if good > 0 {
         Condition::good("Programmed")
@@ -317,8 +326,7 @@ fn make_port(addresses: &[IpAddr], port: u16, group: Vec<OpenListener>) -> Optio
 fn http_listener(listener: OpenListener) -> Arc<HttpListener> {
     let mut routes = listener.routes;
     routes.values_mut().for_each(PathTable::sort);
-    let name = format!("{}/{}", listener.gateway, listener.name);
-    Arc::new(HttpListener { name, routes })
+    Arc::new(HttpListener { routes })
 }
 
 fn sni_targets(mut listener: OpenListener) -> Vec<(Option<String>, SniTarget)> {

@@ -95,8 +95,11 @@ pub(super) fn attach<T>(
 
 struct Conditions {
     path: PathCondition,
-    others: (Option<Method>, Vec<(HeaderName, Text)>, Vec<(String, Text)>),
+    others: Others,
 }
+
+/// Method, headers, query parameters.
+type Others = (Option<Method>, Vec<(HeaderName, Text)>, Vec<(String, Text)>);
 
 type FieldError = (Vec<String>, String);
 
@@ -168,7 +171,7 @@ fn compile_rule<T>(
     let path = ["spec", "rules", number.as_str()];
     let (gateway, section) = (work.listeners[listener].gateway.clone(), work.listeners[listener].name.clone());
     let extensions: Vec<Key> = extension_policies(work, route, rule)?;
-    let mut targets: Vec<Target<'_>> = extensions.iter().map(|key| Target::policy(key)).collect();
+    let mut targets: Vec<Target<'_>> = extensions.iter().map(Target::policy).collect();
     let rule_name = rule.name.as_deref().unwrap_or(&number);
     targets.push(Target::section(kind.name(), &route.key, rule_name));
     targets.push(Target::whole(kind.name(), &route.key));
@@ -204,11 +207,10 @@ fn extension_policies<T>(work: &Work<'_>, route: &Held<T>, rule: &HttpRule) -> R
         .map(|it| {
             let key = Key::new(&route.key.namespace, &it.name);
             let ours = it.group.as_deref() == Some(MAINSTAY_GROUP) && it.kind.as_deref() == Some("TrafficPolicy");
-            match ours && work.objects.policies.contains_key(&key) {
-                true => Ok(key),
-                false => {
-                    Err(format!("extensionRef {}: there is no TrafficPolicy ({MAINSTAY_GROUP}) of that name", it.name))
-                }
+            if ours && work.objects.policies.contains_key(&key) {
+                Ok(key)
+            } else {
+                Err(format!("extensionRef {}: there is no TrafficPolicy ({MAINSTAY_GROUP}) of that name", it.name))
             }
         })
         .collect()
@@ -232,7 +234,7 @@ fn compile_filters<T>(
                 compiled.response_headers = changes(filter.response_header_modifier.as_ref().ok_or_else(missing)?)?;
             }
             "RequestRedirect" => {
-                compiled.redirect = Some(redirect(filter.request_redirect.as_ref().ok_or_else(missing)?)?)
+                compiled.redirect = Some(redirect(filter.request_redirect.as_ref().ok_or_else(missing)?)?);
             }
             "URLRewrite" => {
                 let rewrite = filter.url_rewrite.as_ref().ok_or_else(missing)?;

@@ -18,7 +18,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) value: Value,
-    /// The YAML it was read from; `None` for an item of a List and for objects from the API.
+    /// The YAML it was read from; `None` for an item of a List.
     text: Option<Arc<str>>,
     file: Option<Arc<Path>>,
     first_line: usize,
@@ -35,11 +35,6 @@ impl fmt::Display for Place {
 }
 
 impl Source {
-    /// An object from the API.
-    pub(crate) fn from_api(value: Value) -> Self {
-        Self { value, text: None, file: None, first_line: 0 }
-    }
-
     fn str_at(&self, pointer: &str) -> &str {
         self.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }

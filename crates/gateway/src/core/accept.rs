@@ -314,7 +314,11 @@ async fn run_http(
         }
     } else {
         let mut builder = http1::Builder::new();
-        builder.max_headers(settings.headers_max).max_buf_size(settings.header_bytes_max);
+        builder.max_buf_size(settings.header_bytes_max);
+        // Saying so, even if it is hyper's own limit, makes it allocate for every request.
+        if settings.headers_max != PortSettings::default().headers_max {
+            builder.max_headers(settings.headers_max);
+        }
         let connection = builder.serve_connection(io, service).with_upgrades();
         tokio::select! {
             result = connection => result,

@@ -73,7 +73,7 @@ pub(super) fn redirect(redirect: &Redirect, parts: &Parts, prefix_len: usize, tl
     let asked = parts
         .uri
         .authority()
-        .map(|it| it.as_str())
+        .map(http::uri::Authority::as_str)
         .or_else(|| parts.headers.get(HOST)?.to_str().ok())
         .unwrap_or_default();
     let host_end = asked.rfind(':').filter(|at| !asked[*at..].contains(']')).unwrap_or(asked.len());

@@ -185,7 +185,7 @@ impl<'a> Forward<'a> {
                 other => other?,
             };
             tried.push(index);
-            let (index, result) = Race::run(self, index, &mut tried).await;
+            let (index, result) = Race::run(self, index, &mut tried, now).await;
             let now_after = Instant::now();
             self.note(index, breaker, admission, &result, now_after, now_after - now);
             drop(counted.take());
@@ -220,7 +220,7 @@ impl<'a> Forward<'a> {
             }
             self.metrics.retries.add(1);
             counted = Some(Counted::new(&self.group.retries));
-            self.back_off(retries_left).await;
+            Box::pin(self.back_off(retries_left)).await;
         }
     }
 
@@ -299,8 +299,7 @@ impl<'a> Forward<'a> {
     }
 
     /// Registers an attempt with the tick.
-    pub(super) fn wait_at(&self, index: usize) -> Waiting {
-        let now = Instant::now();
+    pub(super) fn wait_at(&self, index: usize, now: Instant) -> Waiting {
         let per_try = self.retry.per_try_timeout.map(|limit| now + limit);
         let deadline = [per_try, self.deadline].into_iter().flatten().min();
         let hedge_at = self.retry.hedge_after.filter(|_| self.may_double()).map(|after| now + after);
@@ -316,7 +315,7 @@ impl<'a> Forward<'a> {
         let permit = Permit::new(host.clone(), settings.idle_max as usize);
         match settings.protocol {
             Protocol::Http1 => self.attempt_http1(index, host, permit).await,
-            Protocol::Http2 => self.attempt_http2(index, host, permit).await,
+            Protocol::Http2 => Box::pin(self.attempt_http2(index, host, permit)).await,
         }
     }
 
@@ -329,7 +328,8 @@ impl<'a> Forward<'a> {
                 }
                 None => {
                     let open = host.open();
-                    let io = connect(host.endpoint.address, &self.group.spec.settings).await?;
+                    // Boxed because it is rare: a request's own future stays small.
+                    let io = Box::pin(connect(host.endpoint.address, &self.group.spec.settings)).await?;
                     host.metrics.connects.add(1);
                     (Connection::new(io), open, false)
                 }
@@ -360,7 +360,8 @@ impl<'a> Forward<'a> {
         let mut sender = match known {
             Some(sender) => sender,
             None => {
-                let io = connect(host.endpoint.address, &self.group.spec.settings).await?;
+                // Boxed because it is rare: a request's own future stays small.
+                let io = Box::pin(connect(host.endpoint.address, &self.group.spec.settings)).await?;
                 host.metrics.connects.add(1);
                 let opened = handshake(io).await.map_err(|error| ConnectError::Http2(host.endpoint.address, error))?;
                 // Another request may have opened one meanwhile; then that one is shared, and this one ends unused.

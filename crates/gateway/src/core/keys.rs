@@ -20,7 +20,7 @@ pub(super) struct Asker<'a> {
 
 /// The bytes of a key; parts are kept apart, so that ("a", "bc") is not ("ab", "c").
 pub(super) fn key(wanted: &[KeyPart], parts: &Parts, asker: Asker<'_>) -> Vec<u8> {
-    let mut key = Vec::with_capacity(32);
+    let mut key = Vec::with_capacity(if wanted.is_empty() { 0 } else { 32 });
     for part in wanted {
         append(&mut key, part, parts, asker);
         key.push(0);

@@ -15,7 +15,9 @@ mod live;
 mod proxy_protocol;
 mod race;
 mod reply;
+mod route;
 mod serve;
+mod session;
 mod sni;
 mod tunnel;
 
@@ -85,7 +87,7 @@ impl Core {
             if core.shared().draining.load(Ordering::Relaxed) {
                 break;
             }
-            core.take_over(live, &sockets);
+            core.take_over(&live, &sockets);
             if configurations.changed().await.is_err() {
                 break;
             }
@@ -106,7 +108,7 @@ impl Core {
         self.table.borrow().clone()
     }
 
-    fn take_over(self: &Rc<Self>, live: Arc<Live>, sockets: &Sockets) {
+    fn take_over(self: &Rc<Self>, live: &Arc<Live>, sockets: &Sockets) {
         let before = self.table();
         let table = CoreTable::new(live.clone(), Some(&before), &self.registry, self.zone.as_ref(), Instant::now());
         let kept = |group: &Rc<Group>| table.groups.iter().any(|it| Rc::ptr_eq(it, group));

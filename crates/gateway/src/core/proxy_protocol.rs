@@ -87,8 +87,8 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     }
     let Some(body) = bytes.get(16..length) else { return Ok(None) };
     let source = match (bytes[12] & 0xf, bytes[13]) {
-        // LOCAL: the proxy's own check.
-        (0, _) => None,
+        // LOCAL, the proxy's own check; or a family that has no address and port.
+        (0, _) | (1, 0..=0x10 | 0x12..=0x20 | 0x22..) => None,
         (1, 0x11) if body.len() >= 12 => {
             let address = Ipv4Addr::new(body[0], body[1], body[2], body[3]);
             Some(SocketAddr::from((address, u16::from_be_bytes([body[8], body[9]]))))
@@ -98,7 +98,6 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
             Some(SocketAddr::from((Ipv6Addr::from(octets), u16::from_be_bytes([body[32], body[33]]))))
         }
         (1, 0x11 | 0x21) => return Err("the PROXY header is too short"),
-        (1, _) => None,
         _ => return Err("the PROXY header has a command that is not known"),
     };
     Ok(Some(Header { length, source }))

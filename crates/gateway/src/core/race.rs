@@ -43,7 +43,8 @@ struct Second<'a> {
     index: usize,
     waiting: Waiting,
     attempt: Pin<Box<dyn Future<Output = Outcome> + 'a>>,
-    _counted: Counted<'a>,
+    #[allow(dead_code, reason = "held for its drop")]
+    counted: Counted<'a>,
 }
 
 /// What is known while attempts run.
@@ -60,8 +61,13 @@ pub(super) struct Race<'a, 'b> {
 
 impl<'a, 'b> Race<'a, 'b> {
     /// Runs an attempt at `first`, and perhaps one beside it; answers whose outcome counts.
-    pub(super) async fn run(forward: &'a Forward<'a>, first: usize, tried: &'b mut Vec<usize>) -> (usize, Outcome) {
-        let waiting = Some(forward.wait_at(first));
+    pub(super) async fn run(
+        forward: &'a Forward<'a>,
+        first: usize,
+        tried: &'b mut Vec<usize>,
+        now: Instant,
+    ) -> (usize, Outcome) {
+        let waiting = Some(forward.wait_at(first, now));
         let mut attempt = pin!(forward.attempt(first));
         let mut race = Self { forward, tried, first, waiting, lost: None, second: None, doubled: false };
         poll_fn(|cx| race.poll(attempt.as_mut(), cx)).await
@@ -116,9 +122,9 @@ impl<'a, 'b> Race<'a, 'b> {
         self.doubled = true;
         self.tried.push(index);
         forward.metrics.hedges.add(1);
-        let waiting = forward.wait_at(index);
-        let _counted = Counted::new(&forward.group.retries);
-        self.second = Some(Second { index, waiting, attempt: Box::pin(forward.attempt(index)), _counted });
+        let waiting = forward.wait_at(index, Instant::now());
+        let counted = Counted::new(&forward.group.retries);
+        self.second = Some(Second { index, waiting, attempt: Box::pin(forward.attempt(index)), counted });
     }
 
     fn poll_second(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Outcome)> {

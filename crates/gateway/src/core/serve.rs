@@ -1,6 +1,5 @@
 //! The journey of a request: understand → route → let in → limit → forward → answer.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -9,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, SET_COOKIE, WWW_AUTHENTICATE};
+use http::header::{HOST, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -24,15 +23,16 @@ use super::headers;
 use super::keys::{self, Asker};
 use super::live::{CoreTable, RuleState};
 use super::reply::{self, Reply};
+use super::route::{client_address, route};
+use super::session::{session_header, sticky};
 use super::tunnel;
 use crate::access::{BanVerdict, Denied};
 use crate::api::policy::{DegradeWhen, Priority};
 use crate::body::{ClientBody, ReplyBody, Streaming};
 use crate::limit::{Overload, Pass};
 use crate::table::filters::Filters;
-use crate::table::paths::Asked;
 use crate::table::settings::SessionSettings;
-use crate::table::{PortService, Rule, SniTarget, WeightedBackend, hash};
+use crate::table::{Rule, WeightedBackend};
 use crate::upstream::{Group, Length};
 
 /// A request on its way, with all it needs to know.
@@ -103,65 +103,6 @@ pub(super) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Res
     Ok(reply.map(|body| convert::holding(body, busy)))
 }
 
-/// Finds the rule for a request, and how long the prefix was that matched.
-fn route(client: &Client, table: &CoreTable, parts: &Parts) -> Result<(usize, usize), Reply> {
-    let bad = |message| Err(reply::error(StatusCode::BAD_REQUEST, message, false));
-    let host = match headers::host(&parts.uri, parts.version, &parts.headers) {
-        Ok(host) => host.strip_suffix('.').unwrap_or(host),
-        Err(message) => return bad(message),
-    };
-    if !headers::target_is_valid(&parts.method, &parts.uri) {
-        return bad("the target is neither a path nor an authority");
-    }
-    let host = if host.bytes().any(|it| it.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    };
-    let port = client.slot.port.borrow();
-    let listener = match &port.service {
-        PortService::Http(listeners) => listeners.get(&host),
-        PortService::Tls(targets) => {
-            let by = |name: &str| match targets.get(name) {
-                Some(SniTarget::Http(listener, _)) => Some(listener),
-                _ => None,
-            };
-            let (by_host, by_sni) = (by(&host), client.sni.as_deref().map(by));
-            // The certificate that was shown must be the host's own (RFC 9110, 7.4: misdirected).
-            if let Some(by_sni) = by_sni
-                && by_sni.map(std::sync::Arc::as_ptr) != by_host.map(std::sync::Arc::as_ptr)
-            {
-                return Err(reply::error(
-                    StatusCode::MISDIRECTED_REQUEST,
-                    "this connection was made for another host",
-                    false,
-                ));
-            }
-            by_host
-        }
-        PortService::Tcp(_) => None,
-    };
-    let path = if parts.uri.path().is_empty() { "/" } else { parts.uri.path() };
-    let asked = Asked { method: &parts.method, path, query: parts.uri.query(), headers: &parts.headers };
-    let found = listener.and_then(|it| it.routes.matching(&host).find_map(|paths| paths.find(&asked)));
-    match found {
-        Some(candidate) if candidate.rule.id < table.rules.len() => Ok((candidate.rule.id, candidate.prefix_len)),
-        _ => {
-            let grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
-            Err(reply::error(StatusCode::NOT_FOUND, "no route matches this host and path", grpc))
-        }
-    }
-}
-
-fn client_address(client: &Client, parts: &Parts) -> IpAddr {
-    let port = client.slot.port.borrow();
-    let trusted = &port.settings.trusted_proxies;
-    if trusted.is_empty() {
-        return client.peer.ip();
-    }
-    headers::client_address(&parts.headers, client.peer.ip(), |address| trusted.contains(address))
-}
-
 impl<'a> Journey<'a> {
     /// Every stage in order; the first that answers ends it.
     async fn travel(mut self, mut parts: Parts, body: Incoming) -> Reply {
@@ -206,7 +147,7 @@ impl<'a> Journey<'a> {
             return Err(self.error(StatusCode::SERVICE_UNAVAILABLE, "this part of the service is switched off for now"));
         }
         let Some(gate) = &self.state.gate else { return Ok(None) };
-        match gate.enter(settings.priority).await {
+        match Box::pin(gate.enter(settings.priority)).await {
             Ok(pass) => Ok(Some(pass)),
             Err(Overload) => {
                 self.state.metrics.overloaded.add(1);
@@ -262,7 +203,7 @@ impl<'a> Journey<'a> {
                 return Err(reply::retry_after(refused, decision.wait_ns));
             }
             if decision.wait_ns > 0 {
-                tokio::time::sleep(std::time::Duration::from_nanos(decision.wait_ns)).await;
+                Box::pin(tokio::time::sleep(std::time::Duration::from_nanos(decision.wait_ns))).await;
             }
         }
         Ok(())
@@ -287,7 +228,7 @@ impl<'a> Journey<'a> {
         }
         let accepted = convert::Accepted::of(&parts.headers, self.rule);
         let mut reply = match &self.state.cache {
-            Some(store) => cached::answer(self, store, parts, body, degraded).await,
+            Some(store) => Box::pin(cached::answer(self, store, parts, body, degraded)).await,
             None => self.ask(&mut parts, body, degraded).await,
         };
         if let (Some(cors), Some(origin)) = (&filters.cors, origin) {
@@ -328,7 +269,7 @@ impl<'a> Journey<'a> {
                 Some(on_upgrade) => tunnel::upgrade(self.client, on_upgrade, answer, out.upgrade.as_ref()),
                 None => self.reply(answer, filters),
             },
-            Err(failure) => self.fail(failure, group, aim, &out, &payload).await,
+            Err(failure) => Box::pin(self.fail(failure, group, aim, &out, &payload)).await,
         }
     }
 
@@ -441,12 +382,12 @@ impl<'a> Journey<'a> {
             return Err(self.error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than allowed"));
         }
         let retry = &self.rule.settings.retry;
-        let body = ClientBody::Incoming { body, left: limit, too_large: self.too_large.clone() };
+        let body = ClientBody::new(body, limit, self.too_large.clone());
         if retry.attempts > 0
             && retry.may_repeat(&out.method)
             && known.is_some_and(|bytes| bytes <= retry.body_bytes_max)
         {
-            return match body.collect().await {
+            return match Box::pin(body.collect()).await {
                 Ok(whole) => Ok(Payload::Full(whole.to_bytes())),
                 Err(_) => Err(self.error(StatusCode::BAD_REQUEST, "the body ended early")),
             };
@@ -499,6 +440,9 @@ impl<'a> Journey<'a> {
 
     /// No answer: degrade if the rule says how, else say why.
     async fn fail(&self, failure: Failure, group: &Rc<Group>, aim: Aim, out: &Outbound, payload: &Payload) -> Reply {
+        if let Failure::Unreachable(error) | Failure::Broken(error) = &failure {
+            tracing::debug!(rule = %self.rule.name, %error, "no answer");
+        }
         let when = match failure {
             Failure::CircuitOpen(_) => Some(DegradeWhen::CircuitOpen),
             Failure::NoHost | Failure::Unreachable(_) => Some(DegradeWhen::NoHealthyHost),
@@ -597,33 +541,6 @@ impl<'a> Journey<'a> {
 struct Aim {
     first: Option<usize>,
     hash: u64,
-}
-
-/// The endpoint a session belongs to.
-fn sticky(session: &SessionSettings, headers: &http::HeaderMap, group: &Group) -> Option<usize> {
-    let value = if session.cookie {
-        keys::cookie(headers, &session.name)
-    } else {
-        headers.get(session.name.as_str()).and_then(|it| it.to_str().ok())
-    };
-    let wanted = u64::from_str_radix(value?, 16).ok()?;
-    let now = Instant::now();
-    (0..group.hosts.len()).find(|index| session_token(group, *index) == wanted && group.hosts[*index].healthy(now))
-}
-
-fn session_token(group: &Group, index: usize) -> u64 {
-    hash::stable(format!("{}|{}", group.spec.name, group.hosts[index].endpoint.address).as_bytes())
-}
-
-fn session_header(session: &SessionSettings, group: &Group, index: usize) -> Option<(HeaderName, HeaderValue)> {
-    let token = session_token(group, index);
-    if !session.cookie {
-        let name = HeaderName::try_from(session.name.as_str()).ok()?;
-        return Some((name, HeaderValue::try_from(format!("{token:x}")).ok()?));
-    }
-    let age = session.max_age.map(|it| format!("; Max-Age={}", it.as_secs())).unwrap_or_default();
-    let cookie = format!("{}={token:x}; Path={}; HttpOnly; SameSite=Lax{age}", session.name, session.path);
-    Some((SET_COOKIE, HeaderValue::try_from(cookie).ok()?))
 }
 
 /// Keeps a place at the gate until the answer's body has ended.

@@ -114,6 +114,7 @@ async fn carry(
 }
 
 /// Carries a TCP or TLS connection to an endpoint of its route.
+#[allow(clippy::too_many_arguments, reason = "they are what is known of the connection")]
 pub(super) async fn stream(
     core: &Rc<Core>,
     table: &CoreTable,

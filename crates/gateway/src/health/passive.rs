@@ -115,16 +115,6 @@ impl Passive {
         true
     }
 
-    /// Ends an ejection early, because a check says that it is well.
-    pub(crate) fn forgive(&mut self, now: Instant) -> bool {
-        let ejected = self.ejected(now);
-        if ejected {
-            self.until = None;
-            self.last_return = Some(now);
-        }
-        ejected
-    }
-
     fn pause(&self, base: Duration, settings: &OutlierSettings) -> Duration {
         (base * (self.ejections + 1)).min(settings.max_ejection.max(base))
     }

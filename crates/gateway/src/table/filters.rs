@@ -25,11 +25,6 @@ pub(crate) struct HeaderChanges {
 }
 
 impl HeaderChanges {
-    /// Whether nothing changes.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
-    }
-
     /// Makes the changes: set, then add, then remove.
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.set {

@@ -46,20 +46,6 @@ impl<T> HostMap<T> {
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.exact.values_mut().chain(self.wildcard.values_mut()).chain(self.any.as_mut())
     }
-
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcard.is_empty() && self.any.is_none()
-    }
-
-    /// The same patterns with other values.
-    pub(crate) fn map<U>(self, mut change: impl FnMut(T) -> U) -> HostMap<U> {
-        HostMap {
-            exact: self.exact.into_iter().map(|(key, value)| (key, change(value))).collect(),
-            wildcard: self.wildcard.into_iter().map(|(key, value)| (key, change(value))).collect(),
-            any: self.any.map(change),
-        }
-    }
 }
 
 /// What two patterns have in common: the more specific one if one covers the other (Gateway API, HTTPRoute `hostnames`).

@@ -69,8 +69,6 @@ pub(crate) enum SniTarget {
 /// A listener of a Gateway with the routes attached to it.
 #[derive(Debug)]
 pub(crate) struct HttpListener {
-    /// `namespace/gateway/listener`.
-    pub(crate) name: String,
     pub(crate) routes: HostMap<PathTable>,
 }
 

@@ -22,8 +22,10 @@ use super::head::{self, Head, Length};
 use super::io::UpstreamIo;
 use crate::body::ClientBody;
 
-/// Space for a first read: most responses fit.
-const READ_BYTES: usize = 8_192;
+/// Least space for a read: most responses fit.
+const READ_BYTES: usize = 4_096;
+/// Space that is allocated at once: several responses share it, so that not every one allocates.
+const BUFFER_BYTES: usize = 16_384;
 /// Space for reads within large bodies.
 const READ_BYTES_LARGE: usize = 65_536;
 
@@ -93,6 +95,7 @@ impl Connection {
 
 /// A request being answered.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, not a state machine")]
 pub(crate) struct Exchange {
     connection: Connection,
     written: usize,
@@ -314,7 +317,11 @@ impl Exchange {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ExchangeError>> {
         let Connection { io, buffer, .. } = &mut self.connection;
         // Under pressure a large body is read in large pieces; a head in small ones, so that idle connections are cheap.
-        buffer.reserve(if self.large { READ_BYTES_LARGE } else { READ_BYTES });
+        let (least, wanted) =
+            if self.large { (READ_BYTES_LARGE, READ_BYTES_LARGE) } else { (READ_BYTES, BUFFER_BYTES) };
+        if buffer.capacity() - buffer.len() < least {
+            buffer.reserve(wanted);
+        }
         poll_read_buf(Pin::new(io), cx, buffer).map_err(ExchangeError::Read)
     }
 }

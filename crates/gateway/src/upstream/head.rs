@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use super::h1::ExchangeError;
 
 /// Largest response head, in bytes.
-const HEAD_BYTES_MAX: usize = 65_536;
+const HEAD_BYTES_MAX: usize = 65_535;
 /// Most header lines of a response.
 const HEADERS_MAX: usize = 128;
 
@@ -53,7 +53,7 @@ pub(crate) fn write(
     match length {
         // A body of no length is still said, where its absence would be a surprise (RFC 9110, 8.6).
         Length::None if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
-            line(out, "content-length", b"0")
+            line(out, "content-length", b"0");
         }
         Length::None | Length::Close => {}
         Length::Fixed(bytes) => line(out, "content-length", bytes.to_string().as_bytes()),
@@ -81,28 +81,30 @@ pub(crate) fn read(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head
     let mut parsed = [const { std::mem::MaybeUninit::uninit() }; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    let status = config.parse_response_with_uninit_headers(&mut response, buffer, &mut parsed);
+    let seen = &buffer[..buffer.len().min(HEAD_BYTES_MAX)];
+    let status = config.parse_response_with_uninit_headers(&mut response, seen, &mut parsed);
     let length = match status.map_err(|_| ExchangeError::Head("it is not HTTP/1.1"))? {
         httparse::Status::Complete(length) => length,
-        httparse::Status::Partial if buffer.len() > HEAD_BYTES_MAX => {
+        httparse::Status::Partial if buffer.len() >= HEAD_BYTES_MAX => {
             return Err(ExchangeError::Head("it is too large"));
         }
         httparse::Status::Partial => return Ok(None),
     };
     let start = buffer.as_ptr() as usize;
-    let mut indices = [(0, 0, 0, 0); HEADERS_MAX];
+    // Heads are shorter than 64 KiB, so that places in them fit into 16 bits.
+    let mut indices = [(0_u16, 0_u16, 0_u16, 0_u16); HEADERS_MAX];
     let count = response.headers.len();
     for (index, header) in indices.iter_mut().zip(response.headers.iter()) {
         let (name, value) = (header.name.as_ptr() as usize - start, header.value.as_ptr() as usize - start);
-        *index = (name, name + header.name.len(), value, value + header.value.len());
+        *index = (name as u16, (name + header.name.len()) as u16, value as u16, (value + header.value.len()) as u16);
     }
     let (code, minor) = (response.code.unwrap_or(0), response.version.unwrap_or(0));
     let bytes = buffer.split_to(length).freeze();
     let mut headers = HeaderMap::with_capacity(count);
     for (name_from, name_to, from, to) in indices.into_iter().take(count) {
-        let name = HeaderName::from_bytes(&bytes[name_from..name_to])
-            .map_err(|_| ExchangeError::Head("a header name is broken"))?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice(from..to));
+        let name = HeaderName::from_bytes(&bytes[usize::from(name_from)..usize::from(name_to)]);
+        let value = HeaderValue::from_maybe_shared(bytes.slice(usize::from(from)..usize::from(to)));
+        let name = name.map_err(|_| ExchangeError::Head("a header name is broken"))?;
         headers.append(name, value.map_err(|_| ExchangeError::Head("a header value is broken"))?);
     }
     let status = StatusCode::from_u16(code).map_err(|_| ExchangeError::Head("its status is none"))?;

@@ -53,7 +53,7 @@ pub(crate) struct Host {
 struct Idle {
     connection: Connection,
     since: Instant,
-    _open: OpenConnection,
+    open: OpenConnection,
 }
 
 /// Counts a connection while it lives.
@@ -102,7 +102,7 @@ impl Host {
         let mut idle = self.idle.borrow_mut();
         while let Some(found) = idle.pop_back() {
             if !found.connection.io.is_stale() {
-                return Some((found.connection, found._open));
+                return Some((found.connection, found.open));
             }
         }
         None
@@ -112,7 +112,7 @@ impl Host {
     fn keep(&self, connection: Connection, open: OpenConnection, idle_max: usize) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < idle_max {
-            idle.push_back(Idle { connection, since: Instant::now(), _open: open });
+            idle.push_back(Idle { connection, since: Instant::now(), open });
         }
     }
 

@@ -61,7 +61,7 @@ fn nests(object: &Value, operation: &PatchOperation) -> usize {
 }
 
 /// How many objects and lists stand in each other, at most.
-fn depth(value: &Value) -> usize {
+pub fn depth(value: &Value) -> usize {
     match value {
         Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
         Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),

@@ -14,7 +14,7 @@ mod strategic;
 
 use serde_json::{Map, Value};
 
-pub use json::{COPIED_BYTES_MAX, DEPTH_MAX, OPERATIONS_MAX, json};
+pub use json::{COPIED_BYTES_MAX, DEPTH_MAX, OPERATIONS_MAX, depth, json};
 pub use strategic::strategic;
 
 /// What a PATCH request's body is, by its media type.
@@ -29,7 +29,7 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    /// From a `Content-Type`, parameters ignored; `None` for anything else, also for server-side apply.
+    /// From a `Content-Type`, parameters ignored; `None` for anything else, also for [`crate::apply`].
     pub fn from_content_type(content_type: &str) -> Option<Self> {
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Some(Self::Json),

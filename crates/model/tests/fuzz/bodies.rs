@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use mainstay_model::apply::{FieldSet, Reach, View, Write, apply, settle, update, validate};
-use mainstay_model::patch::{DEPTH_MAX, PatchType, json, merge, merge_diff, strategic};
+use mainstay_model::patch::{DEPTH_MAX, PatchType, depth, json, merge, merge_diff, strategic};
 use mainstay_model::quantity::Quantity;
 use mainstay_model::selector::{FieldSelector, LabelSelector};
 use serde_json::{Value, json as value};
@@ -38,14 +38,6 @@ fn holds_null(value: &Value) -> bool {
         Value::Array(list) => list.iter().any(holds_null),
         Value::Object(map) => map.values().any(holds_null),
         _ => false,
-    }
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
-        _ => 0,
     }
 }
 

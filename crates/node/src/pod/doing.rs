@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::pod::dir::PodDir;
 use crate::pod::files;
 use crate::pod::io::{Action, Hook, Input, Instance, Signal, StartFailure};
+use crate::pod::prepare::Preparation;
 use crate::pod::probe::ProbeKind;
 use crate::pod::prober::Check;
 use crate::pod::qos::{self, Resources};
@@ -100,22 +101,23 @@ impl Worker {
             }
         };
         self.ids.insert(container_id(&self.dir.uid(), &instance), instance.clone());
-        let start = Start {
-            context: self.context.clone(),
-            pod: self.machine.pod().clone(),
-            dir: self.dir.clone(),
-            pod_ip: Some(self.host()),
-            sandbox,
-            prepared: self.prepared.clone(),
-            instance: instance.clone(),
-            target,
-        };
+        let start = Start { preparation: self.preparation(), sandbox, instance: instance.clone(), target };
         self.spawn(async move {
             match start.run(&spec).await {
                 Ok(status) => News::Container(instance, status),
                 Err(failure) => News::Input(Input::StartFailed(instance, failure)),
             }
         });
+    }
+
+    pub(super) fn preparation(&self) -> Preparation {
+        Preparation {
+            context: self.context.clone(),
+            pod: self.machine.pod().clone(),
+            dir: self.dir.clone(),
+            pod_ip: Some(self.host()),
+            prepared: self.prepared.clone(),
+        }
     }
 
     /// The container whose processes an ephemeral one is to see, by id; its name if it does not run.

@@ -46,10 +46,19 @@ pub struct Exit {
 pub enum StartFailure {
     /// Something the specification refers to is missing or wrong (`CreateContainerConfigError`).
     Config(String),
+    /// A volume could not be made (the container goes on being created, and an event says so).
+    Volume(String),
     /// The image is not there (`ErrImagePull`, then `ImagePullBackOff`).
     Image(String),
     /// The container could not be created or its program could not be executed (`StartError`).
     Run(String),
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Config(text) | Self::Volume(text) | Self::Image(text) | Self::Run(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// Which of a container's two hooks.

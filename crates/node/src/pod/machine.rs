@@ -64,6 +64,8 @@ pub struct Machine {
 /// The first wait after a failed start of sandbox or container, doubled up to [`START_RETRY_MAX`].
 const START_RETRY: SignedDuration = SignedDuration::from_millis(500);
 const START_RETRY_MAX: SignedDuration = SignedDuration::from_secs(10);
+/// The same for volumes: often what is missing is about to be made.
+const VOLUME_RETRY: SignedDuration = SignedDuration::from_millis(100);
 /// The same for images, whose registry may be far away.
 const IMAGE_RETRY: SignedDuration = SignedDuration::from_secs(10);
 const IMAGE_RETRY_MAX: SignedDuration = SignedDuration::from_secs(300);
@@ -276,6 +278,13 @@ impl Machine {
                 let reason = "CreateContainerConfigError";
                 container.phase = Phase::Waiting(Waiting { reason, message: Some(message.clone()), retry_at });
                 format!("Error: {message}")
+            }
+            StartFailure::Volume(message) => {
+                let retry_at = Some(later(now, doubled(VOLUME_RETRY, START_RETRY_MAX, failures)));
+                let Phase::Waiting(waiting) = Waiting::turn(container.role) else { return };
+                container.phase = Phase::Waiting(Waiting { retry_at, ..waiting });
+                out.push(Action::Event(PodEvent { warning: true, reason: "FailedMount", message, container: None }));
+                return;
             }
             StartFailure::Image(message) => {
                 let retry_at = Some(later(now, doubled(IMAGE_RETRY, IMAGE_RETRY_MAX, failures)));

@@ -10,6 +10,7 @@ pub mod ending;
 pub mod files;
 pub mod io;
 pub mod machine;
+pub mod prepare;
 pub mod probe;
 pub mod prober;
 pub mod qos;

@@ -1,54 +1,37 @@
 //! From a container's specification to what the runtime is asked to start.
 //!
-//! Flow: fetch the ConfigMaps and Secrets it refers to (an unreachable API leaves those fetched before), make the volumes
-//! and files, put the environment together ([`build`] is pure), start.
+//! Flow: have what it refers to fetched and its volumes made ([`crate::pod::prepare`]), make its files, put the environment
+//! together ([`build`] is pure), start.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use kube::Api;
 use mainstay_runtime::cgroup::Limits;
 use mainstay_runtime::image::ImageRef;
 use mainstay_runtime::protocol::{ContainerConfig, ContainerStatus, Mount, MountKind};
 use mainstay_runtime::sandbox::{Sandbox, SandboxError};
-use tokio::sync::Mutex;
 
-use crate::context::Context;
-use crate::env::{self, Data, PodFacts, Sources, expand};
+use crate::env::{self, PodFacts, expand};
 use crate::pod::dir::PodDir;
 use crate::pod::files;
 use crate::pod::io::{Instance, StartFailure};
+use crate::pod::prepare::Preparation;
 use crate::pod::qos::{self, Resources};
-use crate::volumes::{self, Bind, Volumes};
+use crate::volumes::{self, Bind};
 
 /// Programs found without a path, as images set it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where a container leaves its last words unless it says otherwise.
 const TERMINATION_PATH: &str = "/dev/termination-log";
 
-/// What a pod's starts share: the objects fetched and the volumes made.
-#[derive(Default)]
-pub struct Prepared {
-    sources: Sources,
-    volumes: Option<Volumes>,
-}
-
 /// Everything a start needs to know.
 pub struct Start {
-    /// The agent.
-    pub context: Arc<Context>,
-    /// The pod.
-    pub pod: Arc<core::Pod>,
-    /// Its directory.
-    pub dir: PodDir,
-    /// Its address.
-    pub pod_ip: Option<String>,
+    /// The pod, and what it refers to.
+    pub preparation: Preparation,
     /// Its sandbox.
     pub sandbox: Arc<Sandbox>,
-    /// What its starts share.
-    pub prepared: Arc<Mutex<Prepared>>,
     /// What is to be started.
     pub instance: Instance,
     /// The container whose processes it is to see, by id.
@@ -63,23 +46,23 @@ impl Start {
     pub async fn run(self, spec: &core::Container) -> Result<ContainerStatus, StartFailure> {
         let image = spec.image.as_deref().unwrap_or_default();
         let image = ImageRef::resolve(image).map_err(|error| StartFailure::Image(error.to_string()))?;
-        let facts = self.context.facts(self.pod_ip.clone());
-        let (sources, volumes) = self.prepare(&facts).await?;
-        let services = self.context.network.services.list();
-        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-        let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+        let Preparation { context, pod, dir, pod_ip, .. } = self.preparation.clone();
+        let facts = context.facts(pod_ip);
+        let (sources, volumes) = self.preparation.complete().await?;
+        let services = context.network.services.list();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
         let variables = env::service_variables(services.iter().map(|service| &**service), namespace, links);
-        let environment = env::resolve(&self.pod, spec, &sources, &facts, variables);
+        let environment = env::resolve(&pod, spec, &sources, &facts, variables);
         let environment = environment.map_err(|error| StartFailure::Config(error.to_string()))?;
-        let environment = complete(environment, &self.pod);
+        let environment = complete(environment, &pod);
         let config = {
-            let (pod, dir, instance, spec) = (self.pod.clone(), self.dir.clone(), self.instance.clone(), spec.clone());
-            let target = self.target.clone();
+            let (instance, spec, target) = (self.instance.clone(), spec.clone(), self.target.clone());
             let built = tokio::task::spawn_blocking(move || {
                 dir.prepare(&instance)
                     .map_err(|error| StartFailure::Config(format!("cannot prepare the pod's directory: {error}")))?;
                 let binds = volumes::binds(&spec, &volumes, &environment)
-                    .map_err(|error| StartFailure::Config(error.to_string()))?;
+                    .map_err(|error| StartFailure::Config(format!("failed to prepare {error}")))?;
                 let config = build(&pod, &spec, &dir, &instance, image, environment, &binds, &facts)?;
                 Ok(ContainerConfig { pid_of: target, ..config })
             });
@@ -90,54 +73,6 @@ impl Start {
             other => StartFailure::Config(other.to_string()),
         })
     }
-
-    /// The objects the pod refers to and its volumes.
-    async fn prepare(&self, facts: &PodFacts) -> Result<(Sources, Volumes), StartFailure> {
-        let mut prepared = self.prepared.lock().await;
-        self.fetch(&mut prepared.sources).await?;
-        if let Some(volumes) = &prepared.volumes {
-            return Ok((prepared.sources.clone(), volumes.clone()));
-        }
-        let (pod, place, sources, facts) =
-            (self.pod.clone(), self.dir.volumes(), prepared.sources.clone(), facts.clone());
-        let version = format!("{:x}", self.context.clock.now().as_microsecond());
-        let made = tokio::task::spawn_blocking(move || volumes::prepare(&pod, &place, &sources, &facts, &version));
-        let made = made.await.map_err(|error| StartFailure::Config(error.to_string()))?;
-        let volumes = made.map_err(|error| StartFailure::Config(error.to_string()))?;
-        prepared.volumes = Some(volumes.clone());
-        Ok((prepared.sources.clone(), volumes))
-    }
-
-    async fn fetch(&self, sources: &mut Sources) -> Result<(), StartFailure> {
-        let (config_maps, secrets) = env::references(&self.pod);
-        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
-        let client = &self.context.config.client;
-        let failed = |error: kube::Error| StartFailure::Config(format!("cannot read from the API server: {error}"));
-        for name in config_maps {
-            match Api::<core::ConfigMap>::namespaced(client.clone(), namespace).get_opt(&name).await {
-                Ok(object) => drop(sources.config_maps.insert(name, object.map(config_map_data))),
-                Err(_) if sources.config_maps.contains_key(&name) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        for name in secrets {
-            match Api::<core::Secret>::namespaced(client.clone(), namespace).get_opt(&name).await {
-                Ok(object) => drop(sources.secrets.insert(name, object.map(secret_data))),
-                Err(_) if sources.secrets.contains_key(&name) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn config_map_data(object: core::ConfigMap) -> Data {
-    let texts = object.data.into_iter().flatten().map(|(key, text)| (key, text.into_bytes()));
-    texts.chain(object.binary_data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0))).collect()
-}
-
-fn secret_data(object: core::Secret) -> Data {
-    object.data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0)).collect()
 }
 
 /// What every container has in its environment unless it says otherwise.

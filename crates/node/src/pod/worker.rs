@@ -29,11 +29,12 @@ use crate::pod::container::Phase;
 use crate::pod::dir::PodDir;
 use crate::pod::io::{Exit, Input, Instance};
 use crate::pod::machine::{Machine, ephemeral, roles};
+use crate::pod::prepare::{Prepared, REFRESH};
 use crate::pod::record::{Observed, Record};
-use crate::pod::start::Prepared;
 use crate::pod::status::{NodeFacts, is_ready};
 use crate::report;
 use crate::server::log_file;
+use crate::volumes;
 
 /// News that may wait; a pod has at most a few actions per container under way.
 const NEWS_MAX: usize = 64;
@@ -71,6 +72,8 @@ pub(super) enum News {
     Container(Instance, ContainerStatus),
     /// The status was written, or not.
     Written(Box<kube::Result<core::Pod>>),
+    /// The files made from objects are up to date, or could not be brought there.
+    Refreshed,
     /// Nothing is left of the pod.
     Removed,
 }
@@ -95,6 +98,8 @@ pub struct Worker {
     write_at: Option<Instant>,
     last_patch: Option<(Value, Instant)>,
     last_status: Option<core::PodStatus>,
+    /// When the files made from objects are brought up to date.
+    refresh_at: Option<Instant>,
     over: bool,
 }
 
@@ -124,6 +129,7 @@ impl Worker {
             write_at: None,
             last_patch: None,
             last_status: None,
+            refresh_at: None,
             over: false,
         }
     }
@@ -167,6 +173,7 @@ impl Worker {
         if let Some(sandbox) = alive {
             worker.runtime_events = sandbox.events();
             worker.sandbox = Some(Arc::new(sandbox));
+            worker.plan_refresh(Duration::ZERO);
             if let Some(ip) = record.ip {
                 worker.context.with_addresses(|addresses| addresses.reserve(&worker.dir.uid(), ip));
             }
@@ -193,10 +200,7 @@ impl Worker {
                     let desired = self.desired.borrow_and_update().clone();
                     // A manager that is gone is an agent that ends: the pod stays as it is.
                     if changed.is_err() { return; }
-                    self.step(match desired {
-                        Desired::Pod(pod) => { self.save_pod(&pod); Input::Pod(pod) }
-                        Desired::Gone => Input::Gone,
-                    });
+                    self.renewed(desired);
                 }
                 Some(news) = self.news.1.recv() => self.take_news(news),
                 event = next(&mut self.runtime_events) => match event {
@@ -204,11 +208,23 @@ impl Worker {
                     Some(SandboxEvent::Lost) | None => self.lost().await,
                 },
                 () = sleep_until(self.write_at) => self.write(),
+                () = sleep_until(self.refresh_at) => self.refresh(),
                 () = tokio::time::sleep(wake) => self.step(Input::Tick),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
         }
         self.context.with_views(|views| views.remove(&self.dir.uid()));
+    }
+
+    /// The API says something new about the pod.
+    fn renewed(&mut self, desired: Desired) {
+        let Desired::Pod(pod) = desired else { return self.step(Input::Gone) };
+        let told = |pod: &core::Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        if told(&pod) != told(self.machine.pod()) {
+            self.plan_refresh(Duration::ZERO);
+        }
+        self.save_pod(&pod);
+        self.step(Input::Pod(pod));
     }
 
     fn take_news(&mut self, news: News) {
@@ -226,12 +242,31 @@ impl Worker {
             News::Sandbox(sandbox, ip) => {
                 self.runtime_events = sandbox.events();
                 self.sandbox = Some(sandbox);
+                self.plan_refresh(REFRESH);
                 self.step(Input::SandboxReady { ip });
             }
             News::Container(instance, status) => self.container_started(instance, status),
             News::Written(result) => self.written(*result),
+            News::Refreshed => self.plan_refresh(REFRESH),
             News::Removed => self.over = true,
         }
+    }
+
+    /// Files made from objects follow them as long as the sandbox stands.
+    fn plan_refresh(&mut self, wait: Duration) {
+        let wanted = self.sandbox.is_some() && volumes::holds_objects(self.machine.pod());
+        self.refresh_at = wanted.then(|| Instant::now() + wait);
+    }
+
+    fn refresh(&mut self) {
+        self.refresh_at = None;
+        let preparation = self.preparation();
+        self.spawn(async move {
+            if let Err(error) = preparation.refresh().await {
+                tracing::debug!(pod = preparation.dir.uid(), error, "files made from objects not brought up to date");
+            }
+            News::Refreshed
+        });
     }
 
     fn container_started(&mut self, instance: Instance, status: ContainerStatus) {

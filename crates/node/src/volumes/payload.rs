@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1 as core;
 
-use crate::env::{self, Data, EnvError, PodFacts, Sources};
+use crate::env::{self, Data, EnvError, PodFacts, Sources, TokenKey};
 
 /// The mode of files where nothing else is said.
 const MODE_DEFAULT: u32 = 0o644;
@@ -32,6 +32,9 @@ pub enum PayloadError {
     /// A path that leaves the volume or collides with its inner layout.
     #[error("path {0:?} is not a relative path inside the volume")]
     Path(String),
+    /// A token that was not fetched.
+    #[error("the token of the ServiceAccount is not there yet")]
+    Token,
     /// A kind of projection that there is not.
     #[error("projected source {0} is not supported")]
     Unsupported(&'static str),
@@ -104,8 +107,11 @@ fn project(
     if let Some(v) = &source.downward_api {
         downward(payload, pod, v.items.as_deref(), mode, facts)?;
     }
+    if let Some(v) = &source.service_account_token {
+        let token = sources.tokens.get(&TokenKey::of(v)).ok_or(PayloadError::Token)?;
+        add(payload, &v.path, token.clone().into_bytes(), mode)?;
+    }
     for (present, name) in [
-        (source.service_account_token.is_some(), "serviceAccountToken"),
         (source.cluster_trust_bundle.is_some(), "clusterTrustBundle"),
         (source.pod_certificate.is_some(), "podCertificate"),
     ] {
@@ -199,7 +205,9 @@ mod tests {
 
     fn sources() -> Sources {
         let data = Data::from([("a.conf".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())]);
-        Sources { config_maps: [("m".to_owned(), Some(data))].into(), secrets: BTreeMap::new() }
+        let key = TokenKey { audience: None, seconds: 3607 };
+        let tokens = [(key, "t0".to_owned())].into();
+        Sources { config_maps: [("m".to_owned(), Some(data))].into(), tokens, ..Sources::default() }
     }
 
     fn of(volume: serde_json::Value) -> Result<Vec<String>, String> {
@@ -223,8 +231,9 @@ mod tests {
         assert_eq!(of(json!({"name": "v", "secret": {"secretName": "s", "optional": true}})), ok(&[]));
         assert_eq!(of(json!({"name": "v", "secret": {"secretName": "s"}})), Err("secret \"s\" not found".to_owned()));
         let projected = json!({"name": "v", "projected": {"sources": [{"configMap": {"name": "m"}},
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
             {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}});
-        assert_eq!(of(projected), ok(&["a.conf 644 1", "b 644 2", "name 644 web"]));
+        assert_eq!(of(projected), ok(&["a.conf 644 1", "b 644 2", "name 644 web", "token 644 t0"]));
     }
 
     #[test]

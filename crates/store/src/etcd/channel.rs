@@ -147,6 +147,11 @@ impl Channel {
         }
     }
 
+    /// A call whose answers go on, over the connection that other calls use, too.
+    pub(super) async fn shared_stream(&self, method: &str, message: &impl Message) -> Result<Answers, CallError> {
+        self.connection().await?.send(method, message, true).await
+    }
+
     /// The open connection, or a new one.
     async fn connection(&self) -> Result<Arc<Connection>, CallError> {
         let mut place = self.connection.lock().await;

@@ -22,6 +22,7 @@
 //!
 //! Users and passwords of etcd: a client certificate says who we are. Discovery of endpoints: name them all.
 
+pub(crate) mod bench;
 mod calls;
 mod channel;
 mod compaction;

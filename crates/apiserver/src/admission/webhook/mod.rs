@@ -24,6 +24,8 @@ use mainstay_model::{defaults, meta, patch};
 use serde_json::Value;
 
 pub(crate) use call::Bundles;
+pub(super) use review::question;
+pub(super) use rules::word;
 
 use self::review::Answer;
 use self::rules::Subject;
@@ -94,7 +96,7 @@ async fn choose(api: &Api, kind: &str, review: Review<'_>, object: &Value) -> Re
     if configurations.is_empty() || resource.group == GROUP || call.user.name == SELF {
         return Ok(Vec::new());
     }
-    let catalogue = api.registry.now();
+    let catalogue = api.registry.now().await?;
     let same = catalogue.all().iter().filter(|other| other.group == resource.group && other.plural == resource.plural);
     let versions: Vec<String> = same.map(|other| other.version.clone()).collect();
     let subject = Subject {
@@ -164,7 +166,7 @@ async fn ask(api: &Api, webhook: &Chosen, review: Review<'_>, object: &Value) ->
     }
     let seconds = definition["timeoutSeconds"].as_u64().unwrap_or(SECONDS).clamp(1, SECONDS_MAX);
     let uid = rest::new_uid();
-    let question = review::question(review, object, &webhook.version, &uid);
+    let question = question(review, object, &webhook.version, &uid);
     let asked = call::ask(api, &definition["clientConfig"], &question, Duration::from_secs(seconds)).await;
     let answer = asked.map_err(|error| format!("failed to call webhook: {error}"));
     match answer.and_then(|answer| review::answer(name, &uid, &answer)) {

@@ -13,7 +13,7 @@ use super::rules::word;
 use crate::admission::{Operation, Review};
 
 /// The question, about the object in `version`.
-pub(super) fn question(review: Review<'_>, object: &Value, version: &str, uid: &str) -> Value {
+pub(in crate::admission) fn question(review: Review<'_>, object: &Value, version: &str, uid: &str) -> Value {
     let (call, resource) = (review.call, &review.call.resource);
     let (kind, group_version) = match call.subresource.as_deref() {
         Some(part) => {

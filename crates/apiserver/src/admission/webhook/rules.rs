@@ -22,7 +22,7 @@ pub(super) struct Subject<'a> {
 }
 
 /// The word of an operation in rules and reviews.
-pub(super) fn word(operation: Operation) -> &'static str {
+pub(in crate::admission) fn word(operation: Operation) -> &'static str {
     match operation {
         Operation::Create => "CREATE",
         Operation::Update => "UPDATE",
