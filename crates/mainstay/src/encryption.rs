@@ -201,6 +201,7 @@ mod tests {
             network: "10.90.0.0/16".to_owned(),
             nodes: 0,
             zones: 1,
+            audit: None,
         }
     }
 

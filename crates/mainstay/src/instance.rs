@@ -69,6 +69,18 @@ pub struct Instance {
     pub nodes: u32,
     /// Over how many zones they are spread.
     pub zones: u32,
+    /// Where the audit log goes, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditSettings>,
+}
+
+/// The audit log of the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditSettings {
+    /// Its file.
+    pub log: PathBuf,
+    /// Its policy, `audit.k8s.io/v1`; without it a sensible default applies.
+    pub policy: Option<PathBuf>,
 }
 
 impl Instance {
@@ -229,6 +241,7 @@ mod tests {
             network: "10.90.0.0/16".to_owned(),
             nodes: 3,
             zones: 2,
+            audit: None,
         };
         assert!(matches!(Instance::load(directory.path()), Err(InstanceError::Missing(_))));
         instance.save().unwrap();
