@@ -9,12 +9,14 @@ use mainstay_store::Store;
 use tower::util::service_fn;
 
 use crate::admission::{Bundles, Policies};
+use crate::audit::Audit;
 use crate::authn::{TokenKeys, Tokens, User};
 use crate::authz::Authoriser;
 use crate::custom::Cleanups;
 use crate::follow::Followed;
 use crate::limits::Limits;
 use crate::maintenance::Maintenance;
+use crate::metrics::{Metrics, Timed};
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
 use crate::service_ip::ServiceAddresses;
@@ -41,6 +43,8 @@ pub struct Settings {
     pub mount_tokens: bool,
     /// How long pods that do not say tolerate a node that does not answer, in seconds; `None`: not at all.
     pub toleration_seconds: Option<i64>,
+    /// Where it is written who did what; without it, nowhere.
+    pub audit: Option<Arc<Audit>>,
 }
 
 /// The API server: cheap to clone, shared by every connection and by the parts inside the server process.
@@ -58,6 +62,7 @@ pub struct Api {
     pub(crate) maintenance: OnceLock<Maintenance>,
     pub(crate) summaries: Summaries,
     pub(crate) bundles: Bundles,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Api {
@@ -65,6 +70,8 @@ impl Api {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
         let addresses =
             ServiceAddresses::new(settings.service_range, settings.service_prefix, settings.service_reserved);
+        let metrics = Arc::<Metrics>::default();
+        let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
         Arc::new(Self {
             tokens: settings.tokens.clone().map(Tokens::new),
             authoriser: Authoriser::new(&store),
@@ -73,6 +80,7 @@ impl Api {
             registry: Registry::new(&store),
             cleanups: Cleanups::default(),
             policies: Policies::new(&store),
+            metrics,
             store,
             settings,
             addresses,

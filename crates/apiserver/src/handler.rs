@@ -1,23 +1,25 @@
 //! One request from its head to its answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use mainstay_model::apply::manager_of_user_agent;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
+use crate::audit::{Arrival, Level, Trail};
 use crate::authn::{self, User};
 use crate::authz::{self, Attributes};
-use crate::limits::BODY_BYTES_MAX;
+use crate::exchange::{Exchange, Peer};
 use crate::registry::Catalogue;
 use crate::reply::{self, Body, BodyError};
-use crate::request::{self, Accepted, Call, Form, Target, Verb};
-use crate::{custom, discovery, maintenance, openapi, proxy, rest, usage, watch};
+use crate::request::{self, Call, Form, Target, Verb};
+use crate::{custom, discovery, health, maintenance, metrics, openapi, proxy, rest, usage, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -33,84 +35,109 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let answer = self.try_handle(request, user).await;
-        answer.unwrap_or_else(|error| reply::error(&error))
+        let mut exchange = Exchange::begin(self.now());
+        let answer = self.try_handle(request, user, &mut exchange).await;
+        exchange.finish(self, answer)
     }
 
     async fn try_handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
         connection: Option<User>,
+        exchange: &mut Exchange,
     ) -> Result<Response<Body>, ApiError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let user = self.admit_user(request.method(), request.uri(), request.headers(), connection).await?;
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let (head, body) = request.into_parts();
+        let user = self.admit_user(&head, peer, connection, exchange).await?;
         let catalogue = match self.registry.now().await {
             Ok(catalogue) => catalogue,
-            Err(_) if HEALTH.contains(&request.uri().path()) => Arc::new(Catalogue::built_in()),
+            Err(_) if HEALTH.contains(&head.uri.path()) => Arc::new(Catalogue::built_in()),
             Err(error) => return Err(error),
         };
-        let mut call = match request::parse(request.method(), request.uri(), &catalogue)? {
+        let mut call = match request::parse(&head.method, &head.uri, &catalogue)? {
             Target::Resource(call) => *call,
             Target::Path(path) if maintenance::is_path(&path) => {
-                return maintenance::answer(self, request.method(), &path).await;
+                return maintenance::answer(self, &head.method, &path).await;
             }
-            Target::Path(path) => return self.path(&path, request.uri().query(), request.headers()).await,
+            Target::Path(path) => return self.path(&path, &head.uri, &head.headers).await,
         };
         call.user = Arc::new(user);
-        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let agent = head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         call.agent = manager_of_user_agent(agent.unwrap_or_default());
         if let Some(text) = call.resource.custom().and_then(|custom| custom.version.warning.as_deref()) {
             call.warnings.add(text);
         }
+        let call = exchange.call.insert(call).clone();
         if proxy::answers(call.subresource.as_deref()) {
             if call.subresource.as_deref() != Some("log") {
                 admission::connect(self, &call, call.query.to_options(&call)).await?;
             }
-            return proxy::forward(self, &call, request.map(reply::boxed)).await;
+            return proxy::forward(self, &call, Request::from_parts(head, reply::boxed(body))).await;
         }
-        let permit = self.limits.enter(call.verb)?;
-        let accepted = request::accept(request.headers(), &call)?;
+        let accepted = request::accept(&head.headers, &call)?;
+        let body = self.limits.read_body(body, &call.user).await?;
+        let seat = self.limits.enter(call.verb, &call.user).await?;
         if call.verb == Verb::Watch {
-            return watch::start(self, call, accepted, permit).await;
+            return watch::start(self, call, accepted, seat).await;
         }
-        let (head, body) = request.into_parts();
-        let body = read_body(body).await?;
-        let answer = self.resource(&call, &head.headers, body, accepted).await;
+        let media_type = media_type(&head.headers);
+        if let Some(trail) = exchange.trail.as_mut().filter(|trail| trail.level() >= Level::Request) {
+            // A body that cannot be read is refused in a moment; then there is nothing to write down.
+            trail.request_object =
+                serde_json::from_slice(&body).ok().or_else(|| rest::parse_body(media_type, &body).ok());
+        }
+        let answer = self.resource(&call, media_type, body, accepted.form).await;
         if call.resource.rules() == custom::DEFINITION && matches!(call.verb, Verb::Delete | Verb::DeleteCollection) {
             custom::clean_up(self).await?;
         }
-        let mut response = answer.unwrap_or_else(|error| reply::error(&error));
-        for text in call.warnings.take() {
-            reply::warn(&mut response, &text);
+        let (code, value) = answer?;
+        if let Some(trail) = exchange.trail.as_mut().filter(|trail| trail.level() >= Level::RequestResponse) {
+            trail.response_object = Some(value.clone());
         }
-        Ok(response)
+        Ok(reply::object(code, &value, accepted.encoding))
     }
 
-    /// Who calls, or as whom, if he may do what the request asks for.
+    /// Who calls, or as whom, if he may do what the request asks for; begins the trail of the audit log.
     async fn admit_user(
         &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
+        head: &Parts,
+        address: Option<IpAddr>,
         connection: Option<User>,
+        exchange: &mut Exchange,
     ) -> Result<User, ApiError> {
-        let mut user = authn::authenticate(self, connection, headers).await?;
-        if let Some(other) = authn::impersonate(self, &user, headers).await? {
-            tracing::debug!(by = user.name, user = other.name, "impersonated");
-            user = other;
-        }
+        let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+        let asked = Attributes::of(method, uri);
+        exchange.verb.clone_from(&asked.verb);
+        let arrival = Arrival { uri, headers, address, received: exchange.received };
+        let begin = |user: &User, by: Option<&User>| {
+            self.settings.audit.as_ref().and_then(|audit| Trail::begin(audit, &arrival, user, by, &asked))
+        };
+        let caller = authn::authenticate(self, connection, headers).await.inspect_err(|_| {
+            exchange.trail = begin(&User::default(), None);
+        })?;
+        let other = authn::impersonate(self, &caller, headers).await.inspect_err(|_| {
+            exchange.trail = begin(&caller, None);
+        })?;
+        let (user, by) = match other {
+            Some(other) => (other, Some(caller)),
+            None => (caller, None),
+        };
+        exchange.trail = begin(&user, by.as_ref());
         // Whether the server lives must be told even when its roles cannot be read.
         if HEALTH.contains(&uri.path()) {
             return Ok(user);
         }
-        let asked = Attributes::of(method, uri);
-        authz::authorise(self, &user, &asked).await?;
+        let reason = authz::authorise(self, &user, &asked).await?;
         // Opening a stream by GET, as WebSocket clients must, takes the permission of POST, too.
         if asked.verb == "get" && STREAMS.contains(&asked.full_resource().as_str()) {
-            authz::authorise(self, &user, &Attributes { verb: "create".to_owned(), ..asked }).await?;
+            authz::authorise(self, &user, &Attributes { verb: "create".to_owned(), ..asked.clone() }).await?;
+        }
+        if let Some(trail) = &mut exchange.trail {
+            trail.allowed(reason);
         }
         Ok(user)
     }
@@ -119,11 +146,10 @@ impl Api {
     async fn resource(
         self: &Arc<Self>,
         call: &Call,
-        headers: &HeaderMap,
+        media_type: &str,
         body: Bytes,
-        Accepted { form, encoding }: Accepted,
-    ) -> Result<Response<Body>, ApiError> {
-        let media_type = media_type(headers);
+        form: Form,
+    ) -> Result<(StatusCode, Value), ApiError> {
         let (code, value) = match (call.verb, call.subresource.as_deref()) {
             _ if call.resource.group == usage::GROUP => (StatusCode::OK, usage::answer(self, call, form).await?),
             (Verb::List, _) => (StatusCode::OK, rest::list(self, call, form).await?),
@@ -159,7 +185,7 @@ impl Api {
             }
             _ => value,
         };
-        Ok(reply::object(code, &value, encoding))
+        Ok((code, value))
     }
 
     /// Questions about identity and permission, which are answered and not stored.
@@ -176,13 +202,16 @@ impl Api {
     }
 
     /// Everything that is not a resource: discovery, OpenAPI, health, version.
-    async fn path(&self, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    async fn path(&self, path: &str, uri: &Uri, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+        if let Some(health) = health::answer(self, uri).await? {
+            return Ok(health);
+        }
         // Some clients end every path with a slash.
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-        if matches!(path, "/healthz" | "/livez" | "/readyz") {
-            return self
-                .health(path, request::Query::parse(query).get("verbose").is_some() || query == Some("verbose"))
-                .await;
+        if path == "/metrics" {
+            let mut response = reply::text(StatusCode::OK, metrics::text(self).await);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
+            return Ok(response);
         }
         if path == "/version" {
             return Ok(reply::json(StatusCode::OK, &discovery::version()));
@@ -205,33 +234,10 @@ impl Api {
         }
         Ok(response)
     }
-
-    /// Health is the store's health: a server that cannot read its state is not ready.
-    async fn health(&self, path: &str, verbose: bool) -> Result<Response<Body>, ApiError> {
-        let store = self.store.revision().await;
-        if let Err(error) = store {
-            return Err(ApiError::new(500, "InternalError", format!("{} check failed: store: {error}", &path[1..])));
-        }
-        let body =
-            if verbose { format!("[+]ping ok\n[+]store ok\n{} check passed\n", &path[1..]) } else { "ok".to_owned() };
-        Ok(reply::text(StatusCode::OK, body))
-    }
 }
 
 /// The media type of the body, without parameters; JSON when the client does not say.
 fn media_type(headers: &HeaderMap) -> &str {
     let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     text.split(';').next().unwrap_or_default().trim()
-}
-
-async fn read_body<B>(body: B) -> Result<Bytes, ApiError>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BodyError>,
-{
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(BODY_BYTES_MAX)),
-        Err(error) => Err(ApiError::bad_request(format!("reading the request body: {error}"))),
-    }
 }

@@ -14,16 +14,20 @@
 
 mod admission;
 mod api;
+mod audit;
 mod authn;
 mod authz;
 mod bootstrap;
 mod custom;
 mod decode;
 mod discovery;
+mod exchange;
 mod follow;
 mod handler;
+mod health;
 mod limits;
 mod maintenance;
+mod metrics;
 mod openapi;
 mod proxy;
 mod registry;
@@ -38,6 +42,7 @@ mod usage;
 mod watch;
 
 pub use api::{Api, Settings};
+pub use audit::{Audit, AuditError, LogFile};
 pub use authn::{KeyError, TokenKeys, User};
 pub use bootstrap::bootstrap;
 pub use maintenance::Maintenance;

@@ -14,13 +14,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
 use crate::authn::User;
-use crate::limits::{CONNECTIONS_MAX, HEAD_TIMEOUT};
+use crate::exchange::Peer;
+use crate::limits::{Connections, HEAD_BYTES_MAX, HEAD_TIMEOUT};
 
 /// Where the server's own identity and the authority over its clients lie, in PEM.
 #[derive(Debug, Clone)]
@@ -84,22 +84,25 @@ pub async fn serve(api: Arc<Api>, listeners: Vec<TcpListener>, tls: &TlsFiles) -
     if let Err(error) = crate::custom::clean_up(&api).await {
         tracing::warn!(%error, "definitions that are being deleted wait for the next deletion");
     }
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::<Connections>::default();
     let loops =
         listeners.into_iter().map(|listener| Box::pin(accept(api.clone(), listener, acceptor.clone(), places.clone())));
     let (never, _, _) = futures::future::select_all(loops).await;
     match never {}
 }
 
-async fn accept(api: Arc<Api>, listener: TcpListener, acceptor: TlsAcceptor, places: Arc<Semaphore>) -> Infallible {
+async fn accept(api: Arc<Api>, listener: TcpListener, acceptor: TlsAcceptor, places: Arc<Connections>) -> Infallible {
     loop {
-        // Semaphores are never closed here; without a place new connections wait in the kernel's queue.
-        let place = places.clone().acquire_owned().await;
+        // Without a place new connections wait in the kernel's queue. There is always one some time.
+        let Some(vacancy) = places.vacancy().await else { continue };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let address = peer.ip().to_canonical();
+                // Who has too many is closed at once, before it costs a handshake.
+                let Some(place) = places.take(vacancy, address) else { continue };
                 let (api, acceptor) = (api.clone(), acceptor.clone());
                 tokio::spawn(async move {
-                    connection(api, stream, acceptor).await;
+                    connection(api, stream, acceptor, Peer(address)).await;
                     drop(place);
                 });
             }
@@ -112,18 +115,21 @@ async fn accept(api: Arc<Api>, listener: TcpListener, acceptor: TlsAcceptor, pla
     }
 }
 
-async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor) {
+async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor, peer: Peer) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
     let user =
         stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|der| User::from_certificate(der));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let (api, user) = (api.clone(), user.clone());
         async move { Ok::<_, Infallible>(api.handle(request, user).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 * 1024);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000).keep_alive_interval(HEAD_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(1000).max_header_list_size(HEAD_BYTES_MAX as u32);
+    http2.keep_alive_interval(HEAD_TIMEOUT).keep_alive_timeout(HEAD_TIMEOUT);
     if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(error = %error, "connection ended");
     }

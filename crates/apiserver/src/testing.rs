@@ -67,9 +67,14 @@ pub(crate) fn user(name: &str) -> Option<User> {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A server whose settings are changed first.
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(directory.path(), mainstay_store::Settings::default()).unwrap();
-        let settings = Settings {
+        let mut settings = Settings {
             service_range: [10, 0, 0, 0].into(),
             service_prefix: 24,
             service_reserved: 16,
@@ -79,7 +84,9 @@ impl World {
             authority: Some("an authority".to_owned()),
             mount_tokens: false,
             toleration_seconds: None,
+            audit: None,
         };
+        change(&mut settings);
         let api = Api::new(Arc::new(store), settings);
         bootstrap(&api).await.unwrap();
         Self { api, _directory: directory }

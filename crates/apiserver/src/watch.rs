@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::Seat;
 use bytes::Bytes;
 use futures::stream;
 use http::{Response, StatusCode, header};
@@ -23,7 +24,6 @@ use mainstay_model::protobuf;
 use mainstay_model::status::ApiError;
 use mainstay_store::{Change, Event, WatchError, Watcher};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::Api;
@@ -50,7 +50,7 @@ struct Stream {
     ends: Instant,
     next_bookmark: Instant,
     over: bool,
-    _permit: OwnedSemaphorePermit,
+    _permit: Seat,
 }
 
 /// Opens a watch and answers its stream.
@@ -58,7 +58,7 @@ pub(crate) async fn start(
     api: &Arc<Api>,
     call: Call,
     Accepted { form, encoding }: Accepted,
-    permit: OwnedSemaphorePermit,
+    permit: Seat,
 ) -> Result<Response<Body>, ApiError> {
     let mut filter_call = call.clone();
     if let Some(name) = call.name.as_deref() {

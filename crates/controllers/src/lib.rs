@@ -99,7 +99,7 @@ async fn work(client: Client, settings: Settings) {
     starter.start(storage::class::EphemeralVolumes);
     starter.start(autoscaler::Autoscalers::default());
     starter.start(cluster_role::ClusterRoles);
-    starter.start(resource_quota::ResourceQuotas);
+    starter.start(resource_quota::ResourceQuotas::default());
     starter.start(garbage::Garbage::default());
     starter.start(node_lifecycle::NodeLifecycle::new(settings.heartbeat, clock));
     starter.start(pod_gc::PodGc::default());

@@ -3,10 +3,14 @@
 //! The API server enforces quotas when objects are created; here is counted what is there, so that what was deleted is given
 //! back. Pods that have ended count as nothing but objects.
 //!
+//! The API server raises a figure before it stores the object. Who counts in between finds too little; so figures go down
+//! only when the quota has been at rest for [`REST`], which is longer than any write takes.
+//!
 //! Source: <https://kubernetes.io/docs/concepts/policy/resource-quotas/>.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
@@ -24,7 +28,10 @@ use crate::driver::{Controller, Wiring};
 use crate::object::{is_finished, is_terminating, namespace};
 
 /// The longest time between two counts, for kinds that wake nobody.
-const LOOK_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+const LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// How long nobody may have changed a quota before its figures go down.
+const REST: Duration = Duration::from_millis(300);
 
 /// What one look needs to see, all of one namespace.
 pub(crate) struct View {
@@ -36,8 +43,8 @@ pub(crate) struct View {
     pub(crate) counts: BTreeMap<String, usize>,
 }
 
-/// Decides about one quota.
-pub(crate) fn reconcile(view: &View) -> Plan {
+/// Decides about one quota; `at_rest` says that nobody has changed it for a while.
+pub(crate) fn reconcile(view: &View, at_rest: bool) -> Plan {
     let quota = view.quota.as_ref();
     let mut plan = Plan::nothing("it is counted");
     if is_terminating(quota) {
@@ -47,18 +54,24 @@ pub(crate) fn reconcile(view: &View) -> Plan {
     let hard = spec.hard.clone().unwrap_or_default();
     let before = quota.status.as_ref().and_then(|status| status.used.clone()).unwrap_or_default();
     let sums = sums(view, &spec);
-    let used = hard.keys().map(|name| {
-        let counted = sums.get(name).copied();
-        // What cannot be counted yet keeps its figure.
-        let kept = || before.get(name).and_then(|text| text.0.parse::<Quantity>().ok());
-        (name.clone(), Written(counted.or_else(kept).unwrap_or(Quantity::ZERO).to_string()))
-    });
-    let status = ResourceQuotaStatus { used: Some(used.collect()), hard: Some(hard) };
+    let mut waits = false;
+    let used: BTreeMap<String, Written> = hard
+        .keys()
+        .map(|name| {
+            // What cannot be counted yet keeps its figure.
+            let kept = before.get(name).and_then(|text| text.0.parse::<Quantity>().ok());
+            let counted = sums.get(name).copied().or(kept).unwrap_or(Quantity::ZERO);
+            let falls = !at_rest && kept.is_some_and(|kept| counted < kept);
+            waits |= falls;
+            (name.clone(), Written(kept.filter(|_| falls).unwrap_or(counted).to_string()))
+        })
+        .collect();
+    let status = ResourceQuotaStatus { used: Some(used), hard: Some(hard) };
     if quota.status.as_ref() != Some(&status) {
         let new = ResourceQuota { status: Some(status), ..quota.clone() };
         plan.push(Action::ReplaceStatus(Object::of(&new)));
     }
-    plan.look_again(LOOK_MAX);
+    plan.look_again(if waits { REST } else { LOOK_MAX });
     plan
 }
 
@@ -163,7 +176,23 @@ fn in_scope(pod: &Pod, spec: &ResourceQuotaSpec) -> bool {
 }
 
 /// The controller of ResourceQuotas.
-pub(crate) struct ResourceQuotas;
+#[derive(Default)]
+pub(crate) struct ResourceQuotas {
+    /// The version of each quota that was seen last, and when it was seen first.
+    seen: Mutex<HashMap<ObjectKey, (String, Duration)>>,
+}
+
+impl ResourceQuotas {
+    fn is_at_rest(&self, key: &ObjectKey, quota: &ResourceQuota, now: Now) -> bool {
+        let version = quota.metadata.resource_version.clone().unwrap_or_default();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = seen.entry(key.clone()).or_insert_with(|| (version.clone(), now.monotonic));
+        if entry.0 != version {
+            *entry = (version, now.monotonic);
+        }
+        now.monotonic.saturating_sub(entry.1) >= REST
+    }
+}
 
 impl Controller for ResourceQuotas {
     type Key = ObjectKey;
@@ -192,8 +221,12 @@ impl Controller for ResourceQuotas {
         });
     }
 
-    fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, _: Now) -> Plan {
-        let Some(quota) = caches.quotas.get_key(key) else { return Plan::nothing("it is gone") };
+    fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
+        let Some(quota) = caches.quotas.get_key(key) else {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+            return Plan::nothing("it is gone");
+        };
+        let at_rest = self.is_at_rest(key, &quota, now);
         let space = key.namespace.as_str();
         let mut counts = BTreeMap::new();
         let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
@@ -217,6 +250,34 @@ impl Controller for ResourceQuotas {
             claims: caches.claims.filter(|claim| namespace(claim) == space),
             counts,
         };
-        reconcile(&view)
+        reconcile(&view, at_rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn view(used: &str, pods: usize) -> View {
+        let quota = json!({
+            "metadata": {"name": "q", "namespace": "a"}, "spec": {"hard": {"pods": "5"}},
+            "status": {"hard": {"pods": "5"}, "used": {"pods": used}},
+        });
+        View {
+            quota: Arc::new(serde_json::from_value(quota).unwrap()),
+            pods: (0..pods).map(|_| Arc::new(Pod::default())).collect(),
+            services: Vec::new(),
+            claims: Vec::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn figures_rise_at_once_and_fall_at_rest() {
+        assert_eq!(reconcile(&view("1", 2), false).actions.len(), 1);
+        let waiting = reconcile(&view("3", 2), false);
+        assert!(waiting.actions.is_empty() && waiting.requeue_after == Some(REST));
+        assert_eq!(reconcile(&view("3", 2), true).actions.len(), 1);
     }
 }

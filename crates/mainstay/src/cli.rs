@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{FaultKind, Target};
-use crate::instance::DEFAULT_DATA_DIR;
+use crate::instance::{AuditSettings, DEFAULT_DATA_DIR};
 
 pub use state::{SecretsArgs, SecretsVerb, ServerArgs, SnapshotArgs, SnapshotVerb, StoreArgs};
 
@@ -89,6 +89,26 @@ pub struct DataDir {
     pub data_dir: PathBuf,
 }
 
+/// The audit log.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AuditArgs {
+    /// Write to this file who did what through the API (default: nowhere, or as before)
+    #[arg(long, value_name = "PATH")]
+    pub audit_log: Option<PathBuf>,
+    /// What is written: an audit.k8s.io/v1 Policy (default: writes with their bodies, reads of secrets, no heartbeats)
+    #[arg(long, value_name = "FILE", requires = "audit_log")]
+    pub audit_policy: Option<PathBuf>,
+}
+
+impl AuditArgs {
+    /// As settings, with absolute paths: the server starts elsewhere.
+    pub fn settings(&self) -> Option<AuditSettings> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let log = self.audit_log.as_ref().map(absolute)?;
+        Some(AuditSettings { log, policy: self.audit_policy.as_ref().map(absolute) })
+    }
+}
+
 /// `mainstay up`.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)]
@@ -114,6 +134,9 @@ pub struct UpArgs {
     /// The /16 that nodes, pods and services share (default 10.90.0.0/16, or as before)
     #[arg(long, value_name = "CIDR")]
     pub network: Option<String>,
+    /// Who did what
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// Return when all is Ready instead of staying in the foreground
     #[arg(long)]
     pub detach: bool,

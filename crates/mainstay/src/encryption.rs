@@ -202,6 +202,7 @@ mod tests {
             nodes: 0,
             zones: 1,
             hollow_nodes: 0,
+            audit: None,
         }
     }
 

@@ -72,6 +72,18 @@ pub struct Instance {
     /// How many nodes only pretend to be, for work at scale.
     #[serde(default)]
     pub hollow_nodes: u32,
+    /// Where the audit log goes, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditSettings>,
+}
+
+/// The audit log of the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditSettings {
+    /// Its file.
+    pub log: PathBuf,
+    /// Its policy, `audit.k8s.io/v1`; without it a sensible default applies.
+    pub policy: Option<PathBuf>,
 }
 
 impl Instance {
@@ -233,6 +245,7 @@ mod tests {
             nodes: 3,
             zones: 2,
             hollow_nodes: 0,
+            audit: None,
         };
         assert!(matches!(Instance::load(directory.path()), Err(InstanceError::Missing(_))));
         instance.save().unwrap();

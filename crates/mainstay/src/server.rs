@@ -7,10 +7,12 @@
 
 use std::io;
 use std::net::SocketAddrV4;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mainstay_apiserver::{Api, KeyError, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap};
+use mainstay_apiserver::{
+    Api, Audit, AuditError, KeyError, LogFile, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap,
+};
 use mainstay_informer::leader::LeaderSettings;
 use mainstay_model::status::ApiError;
 use rustls::pki_types::pem::PemObject as _;
@@ -18,8 +20,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::ServerArgs;
-use crate::instance::{DEFAULT_NETWORK, Instance, InstanceError};
+use crate::cli::{AuditArgs, ServerArgs};
+use crate::instance::{AuditSettings, DEFAULT_NETWORK, Instance, InstanceError};
 use crate::pki::{self, Pair, PkiError, authority_file};
 use crate::state::{self, StateError};
 
@@ -65,6 +67,17 @@ pub enum ServerError {
     /// The keys of ServiceAccount tokens.
     #[error(transparent)]
     TokenKeys(#[from] KeyError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The audit policy's file.
+    #[error("cannot read the audit policy {path}: {source}")]
+    AuditPolicy {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Signals.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -79,9 +92,15 @@ pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
     let Some(api) = args.api else { return Ok(loaded?) };
     let instance = match loaded {
         Ok(instance) => Instance { api, ..instance },
-        Err(InstanceError::Missing(data_dir)) => {
-            Instance { data_dir, api, network: DEFAULT_NETWORK.to_owned(), nodes: 0, zones: 1, hollow_nodes: 0 }
-        }
+        Err(InstanceError::Missing(data_dir)) => Instance {
+            data_dir,
+            api,
+            network: DEFAULT_NETWORK.to_owned(),
+            nodes: 0,
+            zones: 1,
+            hollow_nodes: 0,
+            audit: None,
+        },
         Err(error) => return Err(error.into()),
     };
     instance.save()?;
@@ -109,6 +128,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         authority: std::fs::read_to_string(authority_file(&instance.pki())).ok(),
         mount_tokens: true,
         toleration_seconds: None,
+        audit: audit(&instance, &args.audit)?.map(Arc::new),
     };
     let api = Api::new(state.store, settings);
     api.allow_maintenance(state.maintenance);
@@ -160,6 +180,18 @@ async fn listen(address: SocketAddrV4) -> Result<TcpListener, ServerError> {
 fn token_keys(instance: &Instance) -> Result<TokenKeys, ServerError> {
     let (signer, former) = pki::token_keys(&instance.pki());
     Ok(TokenKeys::load(TOKEN_ISSUER, &signer, &former)?)
+}
+
+/// The audit log, where one is wished.
+fn audit(instance: &Instance, args: &AuditArgs) -> Result<Option<Audit>, ServerError> {
+    let Some(AuditSettings { log, policy }) = args.settings().or_else(|| instance.audit.clone()) else {
+        return Ok(None);
+    };
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| ServerError::AuditPolicy { path: path.clone(), source })
+    };
+    let policy = policy.as_ref().map(read).transpose()?;
+    Ok(Some(Audit::open(LogFile::new(log), policy.as_deref())?))
 }
 
 /// The authority that signs nodes' certificates.

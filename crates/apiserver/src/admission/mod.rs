@@ -32,6 +32,7 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::authz;
+use crate::limits::DEPTH_MAX;
 use crate::request::Call;
 
 pub(crate) use policy::Policies;
@@ -121,6 +122,7 @@ pub(crate) async fn connect(api: &Api, call: &Call, mut options: Value) -> Resul
 /// # Errors
 /// What the first plugin that refuses says.
 pub(crate) async fn validate(api: &Api, review: Review<'_>, object: &Value) -> Result<(), ApiError> {
+    check_depth(object)?;
     node_restriction::validate(api, review, object).await?;
     match (review.operation, review.call.resource.rules()) {
         (Operation::Delete, "Namespace") if review.whole().is_some() => namespace_lifecycle::validate(review)?,
@@ -159,6 +161,22 @@ async fn written(api: &Api, review: Review<'_>, kind: &str, object: &Value) -> R
     }
     if pod_security::concerns(&review.call.resource) && (whole || kind == "Pod") {
         pod_security::validate(api, review, object).await?;
+    }
+    Ok(())
+}
+
+/// What is read back from the store must not be deeper than a reader goes.
+fn check_depth(object: &Value) -> Result<(), ApiError> {
+    let mut open = vec![(object, 1)];
+    while let Some((value, depth)) = open.pop() {
+        if depth > DEPTH_MAX {
+            return Err(ApiError::bad_request(format!("the object is nested more than {DEPTH_MAX} levels deep")));
+        }
+        match value {
+            Value::Object(map) => open.extend(map.values().map(|value| (value, depth + 1))),
+            Value::Array(list) => open.extend(list.iter().map(|value| (value, depth + 1))),
+            _ => {}
+        }
     }
     Ok(())
 }

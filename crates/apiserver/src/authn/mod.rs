@@ -27,7 +27,7 @@ pub use token::{KeyError, TokenKeys};
 pub(crate) use token::{Tokens, discovery_document, legacy_token, request as token_request};
 pub use user::User;
 pub(crate) use user::{
-    ANONYMOUS, AUTHENTICATED, CREDENTIAL_ID, MASTERS, UNAUTHENTICATED, account_groups, account_of, account_user,
+    ANONYMOUS, AUTHENTICATED, CREDENTIAL_ID, MASTERS, NODES, UNAUTHENTICATED, account_groups, account_of, account_user,
 };
 
 use crate::api::Api;

@@ -87,13 +87,13 @@ pub(crate) async fn decide(api: &Api, user: &User, asked: &Attributes) -> Result
     Ok(Decision::Refused(reasons.join("\n")))
 }
 
-/// [`decide`], as an error.
+/// [`decide`], as a result: the reason, which may be empty.
 ///
 /// # Errors
 /// 403 in kube-apiserver's words.
-pub(crate) async fn authorise(api: &Api, user: &User, asked: &Attributes) -> Result<(), ApiError> {
+pub(crate) async fn authorise(api: &Api, user: &User, asked: &Attributes) -> Result<String, ApiError> {
     match decide(api, user, asked).await? {
-        Decision::Allowed(_) => Ok(()),
+        Decision::Allowed(reason) => Ok(reason),
         Decision::Refused(reason) => Err(asked.forbidden(user, &reason)),
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::Seat;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -17,7 +18,6 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -101,7 +101,7 @@ pub(super) async fn exchange(
     mut outgoing: Request<Body>,
     headers: &HeaderMap,
     upgrade: OnUpgrade,
-    permit: OwnedSemaphorePermit,
+    permit: Seat,
 ) -> Result<Response<Body>, ApiError> {
     let switches = headers.contains_key(header::UPGRADE);
     copy_headers(headers, outgoing.headers_mut(), switches);

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
+use crate::limits::Seat;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use mainstay_model::status::{ApiError, FieldError, FieldErrorKind};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::carry::{self, Place};
 use super::{agent, object};
@@ -26,7 +26,7 @@ pub(super) async fn forward(
     api: &Arc<Api>,
     call: &Call,
     mut request: Request<Body>,
-    permit: OwnedSemaphorePermit,
+    permit: Seat,
 ) -> Result<Response<Body>, ApiError> {
     let what = call.subresource.as_deref().unwrap_or_default();
     let pod = rest::get(api, &Call { subresource: None, ..call.clone() }).await?;

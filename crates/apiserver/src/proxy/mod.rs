@@ -35,7 +35,7 @@ pub(crate) fn answers(subresource: Option<&str>) -> bool {
 /// # Errors
 /// When there is nobody to pass it to, or nobody answers.
 pub(crate) async fn forward(api: &Arc<Api>, call: &Call, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-    let permit = api.limits.enter_stream()?;
+    let permit = api.limits.enter_stream(&call.user).await?;
     match call.subresource.as_deref() {
         Some("proxy") => program::forward(api, call, request, permit).await,
         _ => kubelet::forward(api, call, request, permit).await,

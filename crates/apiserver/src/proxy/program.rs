@@ -11,13 +11,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::limits::Seat;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use mainstay_model::resource::known;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::carry::{self, Place};
 use super::{agent, object};
@@ -59,7 +59,7 @@ pub(super) async fn forward(
     api: &Arc<Api>,
     call: &Call,
     mut request: Request<Body>,
-    permit: OwnedSemaphorePermit,
+    permit: Seat,
 ) -> Result<Response<Body>, ApiError> {
     let (path, rest) = (request.uri().path(), call.rest.as_str());
     if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {

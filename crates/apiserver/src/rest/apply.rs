@@ -59,7 +59,7 @@ async fn may_create(api: &Api, call: &Call) -> Result<(), ApiError> {
     let resource = &call.resource;
     let namespace = call.namespace.as_deref().unwrap_or_default();
     let asked = Attributes::on("create", &resource.group, &resource.plural, namespace, call.name());
-    authz::authorise(api, &call.user, &asked).await
+    authz::authorise(api, &call.user, &asked).await.map(drop)
 }
 
 /// Reads the body, YAML or its subset JSON, and fits it to the URL.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{DataDir, Output};
+use super::{AuditArgs, DataDir, Output};
 
 /// `mainstay server`.
 #[derive(Debug, Args)]
@@ -32,6 +32,9 @@ pub struct ServerArgs {
     /// start; servers that share an etcd need the same)
     #[arg(long, value_name = "FILE")]
     pub encryption_config: Option<PathBuf>,
+    /// Who did what
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// Which store, if not the file in the data directory.

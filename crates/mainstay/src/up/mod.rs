@@ -13,6 +13,7 @@ use std::fs::OpenOptions;
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -153,7 +154,7 @@ pub async fn supervise(instance: Instance) -> Result<(), UpError> {
 }
 
 /// The instance asked for: flags, else as it was before, else the defaults.
-fn wanted(args: &UpArgs, data_dir: std::path::PathBuf, before: Option<&Instance>) -> Instance {
+fn wanted(args: &UpArgs, data_dir: PathBuf, before: Option<&Instance>) -> Instance {
     let api = args.api.or(before.map(|before| before.api));
     let network = args.network.clone().or_else(|| before.map(|before| before.network.clone()));
     Instance {
@@ -163,6 +164,7 @@ fn wanted(args: &UpArgs, data_dir: std::path::PathBuf, before: Option<&Instance>
         nodes: args.nodes.or(before.map(|before| before.nodes)).unwrap_or(3),
         zones: args.zones.or(before.map(|before| before.zones)).unwrap_or(3),
         hollow_nodes: args.hollow_nodes.or(before.map(|before| before.hollow_nodes)).unwrap_or(0),
+        audit: args.audit.settings().or_else(|| before.and_then(|before| before.audit.clone())),
     }
 }
 
@@ -177,6 +179,8 @@ fn difference(before: &Instance, wanted: &Instance) -> Option<&'static str> {
         Some("--zones")
     } else if before.hollow_nodes != wanted.hollow_nodes {
         Some("--hollow-nodes")
+    } else if before.audit != wanted.audit {
+        Some("--audit-log")
     } else {
         None
     }

@@ -4,6 +4,7 @@
 //! everything down again even when it fails.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod access;
 mod cluster;
 mod commands;
 mod control_plane;
