@@ -322,9 +322,8 @@ mod tests {
     }
 
     fn names(hosts: u8) -> Names {
-        let service = serde_json::from_value(
-            json!({"metadata": {"namespace": "a", "name": "s"}, "spec": {"clusterIP": "None"}}),
-        );
+        let service =
+            serde_json::from_value(json!({"metadata": {"namespace": "a", "name": "s"}, "spec": {"clusterIP": "None"}}));
         let endpoints: Vec<_> = (0..hosts).map(|host| json!({"addresses": [format!("10.0.0.{host}")]})).collect();
         let slice = serde_json::from_value(json!({
             "metadata": {"namespace": "a", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},

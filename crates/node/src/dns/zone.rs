@@ -146,9 +146,7 @@ impl Zone {
             ["dns-version" | "svc" | "pod"] => Answer::Empty,
             ["svc" | "pod", namespace] if self.namespaces.contains(*namespace) => Answer::Empty,
             ["pod", namespace, dashed] if self.namespaces.contains(*namespace) => match undashed(dashed) {
-                Some(address) if wanted == TYPE::A => {
-                    Answer::Records(vec![(name, Data::Address(address))], Vec::new())
-                }
+                Some(address) if wanted == TYPE::A => Answer::Records(vec![(name, Data::Address(address))], Vec::new()),
                 Some(_) => Answer::Empty,
                 None => Answer::Missing,
             },
@@ -183,7 +181,8 @@ impl Entry {
                 of_type(TYPE::A, hosts.iter().map(|host| address(&host.address)).collect(), Vec::new())
             }
             (Kind::Headless(hosts), [host]) if !host.starts_with('_') => {
-                let found: Vec<Record> = hosts.iter().filter(|h| h.name == *host).map(|h| address(&h.address)).collect();
+                let found: Vec<Record> =
+                    hosts.iter().filter(|h| h.name == *host).map(|h| address(&h.address)).collect();
                 if found.is_empty() { Answer::Missing } else { of_type(TYPE::A, found, Vec::new()) }
             }
             (Kind::Address(_) | Kind::Headless(_), [protocol, port]) => {
@@ -323,7 +322,12 @@ mod tests {
         assert_eq!(ask(&format!("10-90-4-7.db.{d}"), TYPE::A), "10-90-4-7 Address(10.90.4.7)");
         assert_eq!(ask(&format!("none.{d}"), TYPE::A), "Missing");
         assert_eq!(ask(&format!("out.{d}"), TYPE::A), "out Alias(\"example.org\")");
-        for name in [format!("nobody.{d}"), format!("x.front.{d}"), format!("www.example.org.{d}"), "x.cluster.local".to_owned()] {
+        for name in [
+            format!("nobody.{d}"),
+            format!("x.front.{d}"),
+            format!("www.example.org.{d}"),
+            "x.cluster.local".to_owned(),
+        ] {
             assert_eq!(ask(&name, TYPE::A), "Missing", "{name}");
         }
         assert_eq!(ask(d, TYPE::A), "Empty");
