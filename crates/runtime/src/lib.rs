@@ -10,8 +10,7 @@
 //! Guarantees: containers outlive the agent; an exit is recorded on disk before it is told; everything a pod has — mounts,
 //! processes, cgroups, files — goes with [`sandbox::Sandbox::stop`] or [`sandbox::clean_up`].
 //!
-//! Deliberately absent: pulling images, seccomp filters, terminals and standard input of containers themselves (commands
-//! run in them have both), rotation of logs.
+//! Deliberately absent: pulling images, seccomp filters.
 
 pub mod cgroup;
 pub mod exec;

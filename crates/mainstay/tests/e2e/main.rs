@@ -12,6 +12,7 @@ mod crash;
 mod examples;
 mod faults;
 mod machine;
+mod pods;
 mod recovery;
 mod state;
 mod streams;

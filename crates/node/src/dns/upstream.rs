@@ -33,14 +33,14 @@ struct Remembered {
 }
 
 /// The servers, and what they said.
-pub struct Upstream {
+pub(super) struct Upstream {
     servers: Vec<SocketAddr>,
     cache: Mutex<HashMap<Vec<u8>, Remembered>>,
 }
 
 impl Upstream {
     /// The servers that the node asks, without those that only the machine itself reaches.
-    pub fn of_node() -> Self {
+    pub(super) fn of_node() -> Self {
         let texts = FILES.iter().filter_map(|file| std::fs::read_to_string(file).ok());
         let servers = texts.map(|text| servers(&text)).find(|servers| !servers.is_empty()).unwrap_or_default();
         Self::new(servers)
@@ -51,7 +51,7 @@ impl Upstream {
     }
 
     /// The answer to a query, with the query's number; none when nobody answers.
-    pub async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
+    pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let key = [&query[2..], &[u8::from(tcp)]].concat();
         if let Some(mut answer) = self.remembered(&key) {
             answer[..2].copy_from_slice(&query[..2]);

@@ -25,6 +25,9 @@ use crate::volumes;
 /// Dead instances whose logs are kept, besides the present one, as the kubelet's `MaxPerPodContainerCount`.
 const LOGS_KEPT: u32 = 1;
 
+/// Files that one instance's log may have come to by rotation.
+const LOG_FILES: u32 = 5;
+
 /// A pod's directory.
 #[derive(Debug, Clone)]
 pub struct PodDir {
@@ -93,6 +96,9 @@ impl PodDir {
         if let Some(old) = instance.attempt.checked_sub(LOGS_KEPT + 1) {
             let old = Instance { container: instance.container.clone(), attempt: old };
             let _ = fs::remove_file(self.log(&old));
+            for number in 1..LOG_FILES {
+                let _ = fs::remove_file(self.log(&old).with_extension(format!("log.{number}")));
+            }
             let _ = fs::remove_file(self.termination(&old));
         }
         fs::write(self.termination(instance), "")

@@ -8,6 +8,7 @@ pub mod dir;
 mod doing;
 pub mod ending;
 pub mod files;
+mod grpc;
 pub mod io;
 pub mod machine;
 pub mod prepare;

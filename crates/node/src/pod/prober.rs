@@ -1,8 +1,8 @@
-//! Carries out probes and hooks: HTTP, TCP, commands, sleep.
+//! Carries out probes and hooks: HTTP, TCP, gRPC, commands, sleep.
 //!
 //! Source: <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#types-of-probe>.
 //!
-//! Deliberately absent: gRPC (an attempt fails and says so); following redirects (a redirect is a success).
+//! Deliberately absent: following redirects (a redirect is a success).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::pod::grpc;
+
 /// What of a command's output or an HTTP answer is looked at and shown, as the kubelet limits it.
 const OUTPUT_BYTES_MAX: usize = 10 * 1024;
 
@@ -29,6 +31,8 @@ pub enum Check {
     Http(HttpCheck),
     /// A connection to host and port.
     Tcp(String, u16),
+    /// A gRPC health check of a service at host and port.
+    Grpc(String, u16, String),
     /// Nothing, for a while.
     Sleep(Duration),
     /// What cannot be done here, and why.
@@ -64,8 +68,11 @@ impl Check {
             Self::http(action, container, host)
         } else if let Some(action) = &probe.tcp_socket {
             Self::tcp(action, container, host)
-        } else if probe.grpc.is_some() {
-            Self::Impossible("gRPC probes are not supported on this node; use an HTTP, TCP or exec probe".to_owned())
+        } else if let Some(action) = &probe.grpc {
+            match u16::try_from(action.port) {
+                Ok(port) => Self::Grpc(host.to_owned(), port, action.service.clone().unwrap_or_default()),
+                Err(_) => no_port(&IntOrString::Int(action.port)),
+            }
         } else {
             Self::Impossible("missing probe handler".to_owned())
         }
@@ -126,6 +133,11 @@ impl Check {
             Self::Tcp(host, port) => {
                 let late = format!("dial tcp {host}:{port}: i/o timeout");
                 (timeout(limit, async { connect(&host, port).await.map(drop) }).await, late)
+            }
+            Self::Grpc(host, port, service) => {
+                let late = format!("timeout: failed to connect service \"{host}:{port}\" within {limit:?}");
+                let checked = async { grpc::check(connect(&host, port).await?, &host, &service).await };
+                (timeout(limit, checked).await, late)
             }
             Self::Sleep(time) => {
                 tokio::time::sleep(time.min(limit)).await;
@@ -327,7 +339,7 @@ mod tests {
             format!("Get \"http://127.0.0.1:{port}/x\": dial tcp 127.0.0.1:{port}: connect: connection refused")
         );
         let grpc: core::Probe = serde_json::from_value(json!({"grpc": {"port": 1}})).unwrap();
-        let check = Check::of_probe(&grpc, &core::Container::default(), "", |_| unreachable!());
-        assert!(check.run(Duration::from_secs(1)).await.unwrap_err().contains("not supported"));
+        let check = Check::of_probe(&grpc, &core::Container::default(), "127.0.0.1", |_| unreachable!());
+        assert!(check.run(Duration::from_secs(1)).await.unwrap_err().contains("connection refused"));
     }
 }

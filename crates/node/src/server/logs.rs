@@ -1,6 +1,8 @@
 //! `GET /containerLogs/NAMESPACE/POD/CONTAINER`: a log file as a stream, if wanted until the container ends.
 
 use std::io::SeekFrom;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use crate::server::{Answer, Refusal};
 const PIECE_BYTES: usize = 32 * 1024;
 /// How often a followed log is looked at for more.
 const POLL: Duration = Duration::from_millis(50);
+/// Files of one log that there may be.
+const FILES_MAX: u32 = 5;
 /// Pieces on their way to a slow client.
 const QUEUE: usize = 2;
 
@@ -61,7 +65,7 @@ pub(super) async fn serve(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let watched = Watched { context: context.clone(), uid, instance };
     tokio::spawn(async move {
-        if let Err(error) = stream(file, options, &watched, sender).await {
+        if let Err(error) = stream(&path, file, options, &watched, sender).await {
             tracing::debug!(path = %path.display(), %error, "log stream ended");
         }
     });
@@ -84,7 +88,30 @@ impl Watched {
     }
 }
 
+/// The file that took over from `file` when the log was rotated; none while `file` is the present one.
+async fn successor(path: &Path, file: &File) -> Option<File> {
+    let own = file.metadata().await.ok()?.ino();
+    let mut younger = path.to_owned();
+    for number in 0..FILES_MAX {
+        let older = if number == 0 { path.to_owned() } else { numbered(path, number) };
+        let is_it = tokio::fs::metadata(&older).await.is_ok_and(|found| found.ino() == own);
+        if is_it {
+            return if number == 0 { None } else { File::open(younger).await.ok() };
+        }
+        younger = older;
+    }
+    // It is gone altogether: what is left begins with the oldest.
+    File::open(path).await.ok()
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
 async fn stream(
+    path: &Path,
     mut file: File,
     options: LogOptions,
     watched: &Watched,
@@ -105,6 +132,19 @@ async fn stream(
             if !output.is_empty() && sender.send(output.into()).await.is_err() || reader.is_full() {
                 return Ok(());
             }
+        } else if let Some(next) = successor(path, &file).await {
+            // Nothing is written to the old file any more; what came since it was read to its end is still to be read.
+            loop {
+                let count = file.read(&mut buffer).await?;
+                if count == 0 {
+                    break;
+                }
+                let output = reader.take(&buffer[..count]);
+                if !output.is_empty() && sender.send(output.into()).await.is_err() || reader.is_full() {
+                    return Ok(());
+                }
+            }
+            file = next;
         } else if running {
             tokio::select! {
                 () = sender.closed() => return Ok(()),

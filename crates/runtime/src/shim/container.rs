@@ -19,7 +19,7 @@ use nix::unistd::{Pid, pipe2};
 use super::attach::{Asked, Input};
 use super::children::End;
 use super::console::Console;
-use super::log::Output;
+use super::log::{LogFile, Output};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::image::{self, ImageRef};
 use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, MountKind, SandboxConfig};
@@ -45,7 +45,7 @@ pub(super) struct Container {
     oci: OciContainer,
     outputs: Vec<Output>,
     input: Option<Input>,
-    log: File,
+    log: LogFile,
     /// Its processes do not end with its first one, because it does not have a process namespace of its own.
     shares_pid: bool,
 }
@@ -85,7 +85,7 @@ impl Container {
         let state_root = state_root(&sandbox.dir);
         private_directory(dir).map_err(in_words("cannot create the container's directory"))?;
         private_directory(&state_root).map_err(in_words("cannot create the container's state directory"))?;
-        let log = open_log(&config.log_path).map_err(in_words("cannot open the log"))?;
+        let log = LogFile::open(&config.log_path).map_err(in_words("cannot open the log"))?;
         let rootfs = match config.image {
             ImageRef::Host => image::mount_host(&sandbox.dir, dir).map_err(|error| error.to_string())?,
         };
@@ -251,13 +251,6 @@ fn private_directory(path: &Path) -> io::Result<()> {
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 
 /// The near and far ends of a container's standard streams.

@@ -3,13 +3,76 @@
 //!
 //! Source: <https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/kuberuntime/logs/logs.go>, "CRI log format".
 
-use std::fs::File;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 /// The longest piece of text in one log line, in bytes.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
+
+/// A log file that is this long gives way to a new one: the kubelet's `containerLogMaxSize`.
+const FILE_BYTES_MAX: u64 = 10 << 20;
+/// Files kept of one log, the present one included: the kubelet's `containerLogMaxFiles`.
+const FILES_MAX: u32 = 5;
+
+/// The log of a container: a file, and those before it with `.1` (the youngest) to `.4` behind their names.
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl LogFile {
+    /// Opens a log, or goes on with one.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        }
+        let file = open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, bytes, bytes_max: FILE_BYTES_MAX })
+    }
+
+    /// A full disk must not stop the container: its output is lost, its work goes on.
+    fn write(&mut self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        if self.bytes >= self.bytes_max {
+            self.rotate();
+        }
+        if self.file.write_all(lines).is_ok() {
+            self.bytes += lines.len() as u64;
+        }
+    }
+
+    /// Begins a new file; whoever reads the old one finds it under its new name.
+    fn rotate(&mut self) {
+        let name = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            if number > 0 {
+                name.push(format!(".{number}"));
+            }
+            PathBuf::from(name)
+        };
+        for number in (0..FILES_MAX - 1).rev() {
+            let _ = fs::rename(name(number), name(number + 1));
+        }
+        match open(&self.path) {
+            Ok(file) => (self.file, self.bytes) = (file, 0),
+            // It goes on in the old one, and tries again after as much.
+            Err(_) => self.bytes = 0,
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
 
 /// One output pipe of a container.
 pub(super) struct Output {
@@ -33,7 +96,7 @@ impl Output {
     /// Reads what is there and writes it to the log; nothing blocks, and a log that cannot be written loses lines rather
     /// than hold up the container. A container that never stops talking gets `turns` readings at a time, so that the
     /// others are heard too. `copy` sees the bytes as they come.
-    pub(super) fn pump(&mut self, log: &mut File, turns: u32, copy: &mut dyn FnMut(&'static str, &[u8])) {
+    pub(super) fn pump(&mut self, log: &mut LogFile, turns: u32, copy: &mut dyn FnMut(&'static str, &[u8])) {
         let mut buffer = [0; PIECE_BYTES_MAX];
         for _ in 0..turns {
             if !self.open {
@@ -52,11 +115,11 @@ impl Output {
         }
         if !self.open && !self.partial.is_empty() {
             let rest = std::mem::take(&mut self.partial);
-            write_lines(log, &line(self.stream, b'F', &rest));
+            log.write(&line(self.stream, b'F', &rest));
         }
     }
 
-    fn take(&mut self, bytes: &[u8], log: &mut File) {
+    fn take(&mut self, bytes: &[u8], log: &mut LogFile) {
         let mut lines = Vec::with_capacity(bytes.len() + 64);
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.partial.extend_from_slice(piece);
@@ -69,7 +132,7 @@ impl Output {
                 self.partial.clear();
             }
         }
-        write_lines(log, &lines);
+        log.write(&lines);
     }
 }
 
@@ -82,24 +145,18 @@ fn line(stream: &str, tag: u8, text: &[u8]) -> Vec<u8> {
     line
 }
 
-fn write_lines(log: &mut File, lines: &[u8]) {
-    if !lines.is_empty() {
-        // A full disk must not stop the container: its output is lost, its work goes on.
-        let _ = log.write_all(lines);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use nix::fcntl::OFlag;
-    use std::io::{Seek as _, SeekFrom};
 
     fn logged(chunks: &[&[u8]]) -> Vec<String> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
         let mut output = Output::new(File::from(read), "stdout");
-        let mut log = tempfile::tempfile().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path).unwrap();
         let mut write = File::from(write);
         for chunk in chunks {
             write.write_all(chunk).unwrap();
@@ -107,9 +164,7 @@ mod tests {
         }
         drop(write);
         output.pump(&mut log, 4, &mut |_, _| {});
-        log.seek(SeekFrom::Start(0)).unwrap();
-        let mut text = String::new();
-        log.read_to_string(&mut text).unwrap();
+        let text = fs::read_to_string(path).unwrap();
         text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
     }
 
@@ -121,5 +176,21 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("stdout P x"), "the first part says that it is one");
         assert_eq!(lines[1], "stdout F xxx");
+    }
+
+    #[test]
+    fn full_files_give_way_to_new_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        log.bytes_max = 10;
+        for number in 0..8 {
+            log.write(format!("entry {number:04}\n").as_bytes());
+        }
+        let read = |name: &str| fs::read_to_string(directory.path().join(name)).ok();
+        assert_eq!(read("0.log").as_deref(), Some("entry 0007\n"));
+        assert_eq!(read("0.log.1").as_deref(), Some("entry 0006\n"));
+        assert_eq!(read("0.log.4").as_deref(), Some("entry 0003\n"));
+        assert_eq!(read("0.log.5"), None);
     }
 }
