@@ -54,19 +54,19 @@ pub(crate) async fn answer(api: &Api, uri: &Uri) -> Result<Option<Response<Body>
     let (mut lines, mut failed) = (String::new(), Vec::new());
     for check in &checks {
         if excluded.iter().any(|name| name == check) {
-            lines.push_str(&format!("[+]{check} excluded: ok\n"));
+            lines.extend([format!("[+]{check} excluded: ok\n")]);
         } else if let Some(reason) = run(api, check).await {
             tracing::warn!(endpoint, check, reason, "a health check failed");
-            lines.push_str(&format!("[-]{check} failed: reason withheld\n"));
+            lines.extend([format!("[-]{check} failed: reason withheld\n")]);
             failed.push(*check);
         } else {
-            lines.push_str(&format!("[+]{check} ok\n"));
+            lines.extend([format!("[+]{check} ok\n")]);
         }
     }
     let unknown: Vec<String> =
         excluded.iter().filter(|name| !checks.contains(&name.as_str())).map(|n| format!("{n:?}")).collect();
     if !unknown.is_empty() {
-        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(",")));
+        lines.extend([format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(","))]);
     }
     Ok(Some(if failed.is_empty() {
         let text = if verbose { format!("{lines}{endpoint} check passed\n") } else { "ok".to_owned() };

@@ -205,23 +205,20 @@ async fn parameters(api: &Api, review: Review<'_>, policy: &Value, binding: &Val
         }
     };
     let call = Call::internal(Verb::List, resource, namespace);
-    let params = match reference["name"].as_str().filter(|name| !name.is_empty()) {
-        Some(name) => {
-            let one = Call { verb: Verb::Get, name: Some(name.to_owned()), query: Query::default(), ..call };
-            match rest::get(api, &one).await {
-                Ok(object) => vec![object],
-                Err(error) if error.code == 404 => Vec::new(),
-                Err(error) => return Err(error.message),
-            }
+    let params = if let Some(name) = reference["name"].as_str().filter(|name| !name.is_empty()) {
+        let one = Call { verb: Verb::Get, name: Some(name.to_owned()), query: Query::default(), ..call };
+        match rest::get(api, &one).await {
+            Ok(object) => vec![object],
+            Err(error) if error.code == 404 => Vec::new(),
+            Err(error) => return Err(error.message),
         }
-        None => {
-            let selector = mainstay_model::selector::LabelSelector::from_object(&reference["selector"]);
-            let selector = selector.map_err(|error| error.to_string())?;
-            let filter = Filter::of(&call).map_err(|error| error.message)?;
-            let (mut all, _) = rest::select(api, &call, &filter).await.map_err(|error| error.message)?;
-            all.retain(|object| selector.matches_object(object));
-            all
-        }
+    } else {
+        let selector = mainstay_model::selector::LabelSelector::from_object(&reference["selector"]);
+        let selector = selector.map_err(|error| error.to_string())?;
+        let filter = Filter::of(&call).map_err(|error| error.message)?;
+        let (mut all, _) = rest::select(api, &call, &filter).await.map_err(|error| error.message)?;
+        all.retain(|object| selector.matches_object(object));
+        all
     };
     if params.is_empty() && reference["parameterNotFoundAction"] != "Allow" {
         let words = "no params found for policy binding with `Deny` parameterNotFoundAction";

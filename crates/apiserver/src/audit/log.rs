@@ -62,7 +62,7 @@ impl Log {
 
     /// Hands a line over; never waits.
     pub(super) fn write(&self, line: String) {
-        if self.sender.try_send(line).is_err() && self.dropped.fetch_add(1, Ordering::Relaxed) % 10_000 == 0 {
+        if self.sender.try_send(line).is_err() && self.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(10_000) {
             tracing::warn!("the audit log cannot keep up; events are missing from it");
         }
     }

@@ -46,7 +46,7 @@ pub(crate) fn apply_defaults(resource: &Served, object: &mut Value) {
     match resource.rules() {
         DEFINITION => definition::apply_defaults(object),
         kind @ ("ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding") => {
-            policy::apply_defaults(kind, object)
+            policy::apply_defaults(kind, object);
         }
         _ => {}
     }

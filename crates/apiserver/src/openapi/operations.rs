@@ -12,6 +12,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, resource: &Served, version: Ve
     let own = names.first().map(|(_, name)| version.reference(name));
     let list = names.get(1).map(|(_, name)| version.reference(name));
     let operation = |method: &str, action: &str, body: bool, answer: &Option<Value>| {
+        let answer = answer.as_ref();
         operation_of(resource, version, (method, action), body.then_some(&own).and_then(Option::as_ref), answer)
     };
     let mut collection = Map::new();
@@ -51,7 +52,7 @@ fn operation_of(
     version: Version,
     (method, action): (&str, &str),
     body: Option<&Value>,
-    answer: &Option<Value>,
+    answer: Option<&Value>,
 ) -> Value {
     let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
     let mut parameters = Vec::new();
@@ -63,7 +64,7 @@ fn operation_of(
     }
     let mut operation = json!({
         "operationId": format!("{action}{}{}", resource.version, resource.kind),
-        "responses": {"200": version.response(answer.as_ref())},
+        "responses": {"200": version.response(answer)},
         "x-kubernetes-action": action, "x-kubernetes-group-version-kind": kind,
     });
     if let Some(body) = body {

@@ -98,13 +98,12 @@ fn replicas(call: &Call, scale: &Value) -> Result<i64, ApiError> {
 /// 500 when a custom object has nothing where its definition says the replicas are.
 fn view(call: &Call, object: &Value) -> Result<Value, ApiError> {
     let metadata = &object["metadata"];
-    let (wanted, there, selector) = match call.resource.custom() {
-        Some(custom) => custom::scale_of(custom, object)?,
-        None => {
-            let selector = LabelSelector::from_object(&object["spec"]["selector"]).map(|s| s.to_string());
-            let count = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
-            (count("spec"), count("status"), selector.unwrap_or_default())
-        }
+    let (wanted, there, selector) = if let Some(custom) = call.resource.custom() {
+        custom::scale_of(custom, object)?
+    } else {
+        let selector = LabelSelector::from_object(&object["spec"]["selector"]).map(|s| s.to_string());
+        let count = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
+        (count("spec"), count("status"), selector.unwrap_or_default())
     };
     Ok(json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",

@@ -17,7 +17,7 @@ const STATES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN
 ///
 /// # Errors
 /// What went wrong, or how it is if not well.
-pub async fn check(stream: TcpStream, host: &str, service: &str) -> Result<(), String> {
+pub(super) async fn check(stream: TcpStream, host: &str, service: &str) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("error: health rpc probe failed: {error}");
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
