@@ -159,7 +159,7 @@ fn names(entry: &Value, asked: &Attributes) -> bool {
             || (part == "*" && name == asked.resource)
             || (name == "*" && part == asked.subresource && !part.is_empty())
     };
-    (resources.is_empty() || resources.iter().any(|given| resource(given)))
+    (resources.is_empty() || resources.iter().any(resource))
         && (objects.is_empty() || objects.contains(&asked.name.as_str()))
 }
 
