@@ -28,18 +28,14 @@ pub async fn open(instance: &Instance, args: &ServerArgs) -> Result<State, State
         None => encryption::keyring_of(instance)?,
     };
     let keep_for = Duration::from_secs(args.store_keep_minutes * 60);
-    let raw: Arc<dyn Store> = match etcd(&args.store)? {
-        Some(settings) => {
-            let keep_for = if args.store_no_compaction { Duration::ZERO } else { keep_for };
-            Arc::new(
-                EtcdStore::open(EtcdSettings { keep_for, keep_revisions: args.store_keep_revisions, ..settings })
-                    .await?,
-            )
-        }
-        None => {
-            let settings = Settings { keep_for, keep_revisions: args.store_keep_revisions, ..Settings::default() };
-            Arc::new(EmbeddedStore::open(&instance.data_dir.join("store"), settings)?)
-        }
+    let raw: Arc<dyn Store> = if let Some(settings) = etcd(&args.store)? {
+        let keep_for = if args.store_no_compaction { Duration::ZERO } else { keep_for };
+        Arc::new(
+            EtcdStore::open(EtcdSettings { keep_for, keep_revisions: args.store_keep_revisions, ..settings }).await?,
+        )
+    } else {
+        let settings = Settings { keep_for, keep_revisions: args.store_keep_revisions, ..Settings::default() };
+        Arc::new(EmbeddedStore::open(&instance.data_dir.join("store"), settings)?)
     };
     let store = Arc::new(Encrypted::new(Arc::clone(&raw), keyring));
     let (instance, path) = (instance.clone(), args.encryption_config.clone());

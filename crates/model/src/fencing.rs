@@ -162,7 +162,7 @@ mod tests {
             let mut clock = 0.0;
             // (answered, sent), and (taken in, seen).
             let (mut acknowledged, mut taken) = (Vec::new(), vec![(0.0f64, 0.0f64)]);
-            for renewal in renewals.iter() {
+            for renewal in &renewals {
                 clock += renewal.sent;
                 if renewal.lost_there {
                     continue;

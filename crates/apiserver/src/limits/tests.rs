@@ -67,7 +67,7 @@ async fn nesting_without_end_is_refused() {
 
 #[tokio::test]
 async fn a_greedy_client_does_not_starve_another() {
-    let world = std::sync::Arc::new(World::new().await);
+    let world = Arc::new(World::new().await);
     world.bind("default", "edit", "greedy").await;
     world.bind("default", "view", "modest").await;
     let flood = (0..2_000).map(|n| {

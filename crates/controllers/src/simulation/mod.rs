@@ -68,7 +68,7 @@ impl Run {
             machines,
             managers,
             scheduler: Scheduler::default(),
-            calm: seed % 4 == 0 && seed % 3 != 1,
+            calm: seed.is_multiple_of(4) && seed % 3 != 1,
             now: 0,
         };
         run.begin();

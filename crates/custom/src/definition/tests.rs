@@ -39,7 +39,7 @@ fn faults(definition: &Value) -> Vec<String> {
 fn with(path: &str, value: Value) -> Vec<String> {
     let mut definition = definition();
     if let Some(place) = definition.pointer_mut(path) {
-        *place = value
+        *place = value;
     } else {
         let (parent, last) = path.rsplit_once('/').unwrap();
         definition.pointer_mut(parent).unwrap()[last] = value;

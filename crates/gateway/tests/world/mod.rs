@@ -1,5 +1,5 @@
 //! A gateway as a process of its own, endpoints as threads, and a client that says exactly what it is told to.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::format_collect)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

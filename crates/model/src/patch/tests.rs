@@ -322,7 +322,7 @@ fn json_patches_of_the_rfc() {
             json!({"foo": ["bar", ["abc", "def"]]}),
         ),
     ] {
-        assert_eq!(super::json(&original, &patch).unwrap_or_default(), result, "{patch}");
+        assert_eq!(json(&original, &patch).unwrap_or_default(), result, "{patch}");
     }
 }
 

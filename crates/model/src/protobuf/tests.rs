@@ -150,9 +150,9 @@ fn refusals_say_why() {
 /// An empty object under a name of one's own.
 fn encode_as(api_version: &str, kind: &str) -> Vec<u8> {
     let (mut of_type, mut body) = (Vec::new(), MAGIC.to_vec());
-    wire::put_bytes(&mut of_type, 1, api_version.as_bytes());
-    wire::put_bytes(&mut of_type, 2, kind.as_bytes());
-    wire::put_bytes(&mut body, 1, &of_type);
+    put_bytes(&mut of_type, 1, api_version.as_bytes());
+    put_bytes(&mut of_type, 2, kind.as_bytes());
+    put_bytes(&mut body, 1, &of_type);
     body
 }
 

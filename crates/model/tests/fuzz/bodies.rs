@@ -42,7 +42,7 @@ fn holds_null(value: &Value) -> bool {
 }
 
 /// JSON, merge and strategic merge patches.
-pub fn patches(bytes: &[u8]) {
+pub(crate) fn patches(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let kind = kind(&mut source);
     let (original, other) = (source.object(kind), source.object(kind));
@@ -68,7 +68,7 @@ pub fn patches(bytes: &[u8]) {
 }
 
 /// Label and field selectors, as text and as objects.
-pub fn selectors(bytes: &[u8]) {
+pub(crate) fn selectors(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let (object, selector) = (source.object("Pod"), source.value());
     if let Ok(selector) = LabelSelector::from_object(&selector) {
@@ -87,7 +87,7 @@ pub fn selectors(bytes: &[u8]) {
 }
 
 /// Quantities.
-pub fn quantities(bytes: &[u8]) {
+pub(crate) fn quantities(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let _ = Quantity::from_value(&source.value());
     let text = source.rest();
@@ -109,7 +109,7 @@ fn source_factor(bytes: &[u8]) -> i64 {
 }
 
 /// Server-side apply and the owners of fields.
-pub fn applies(bytes: &[u8]) {
+pub(crate) fn applies(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let kind = kind(&mut source);
     let (live, config, schema) = (source.object(kind), source.object(kind), source.value());
@@ -133,7 +133,7 @@ pub fn applies(bytes: &[u8]) {
 }
 
 /// `fieldsV1`.
-pub fn field_sets(bytes: &[u8]) {
+pub(crate) fn field_sets(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let (Ok(a), Ok(b)) = (FieldSet::parse(&source.value()), FieldSet::parse(&source.value())) else { return };
     let _ = a.paths();

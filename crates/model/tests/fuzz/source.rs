@@ -86,14 +86,14 @@ const WORDS: &[&str] = &[
 const DEPTH_MAX: usize = 8;
 
 /// What is left of the bytes; nothing more gives zeroes.
-pub struct Source<'a>(&'a [u8]);
+pub(crate) struct Source<'a>(&'a [u8]);
 
 impl<'a> Source<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         *first
@@ -104,7 +104,7 @@ impl<'a> Source<'a> {
     }
 
     /// A word the code knows, or a few bytes as text.
-    pub fn word(&mut self) -> String {
+    pub(crate) fn word(&mut self) -> String {
         match self.byte() {
             byte if byte < 240 => WORDS[usize::from(byte) % WORDS.len()].to_owned(),
             byte => self.text(usize::from(byte - 239)),
@@ -112,18 +112,18 @@ impl<'a> Source<'a> {
     }
 
     /// So many bytes as text.
-    pub fn text(&mut self, length: usize) -> String {
+    pub(crate) fn text(&mut self, length: usize) -> String {
         let (text, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         String::from_utf8_lossy(text).into_owned()
     }
 
     /// All that is left, as text.
-    pub fn rest(self) -> String {
+    pub(crate) fn rest(self) -> String {
         String::from_utf8_lossy(self.0).into_owned()
     }
 
-    pub fn value(&mut self) -> Value {
+    pub(crate) fn value(&mut self) -> Value {
         self.value_at(0)
     }
 
@@ -145,7 +145,7 @@ impl<'a> Source<'a> {
     }
 
     /// An object, with an identity as stored ones have.
-    pub fn object(&mut self, kind: &str) -> Value {
+    pub(crate) fn object(&mut self, kind: &str) -> Value {
         let mut object = Map::new();
         for _ in 0..self.byte() % 6 {
             object.insert(self.word(), self.value_at(1));
