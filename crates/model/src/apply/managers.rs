@@ -116,23 +116,24 @@ impl Entry {
     }
 
     /// Reads an entry, with its fields as they stand.
-    fn decode(json: &mut Value) -> Result<Self, DecodeError> {
-        let fields = Owned::Json(json["fieldsV1"].take());
-        let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
-        let operation = match json["operation"].as_str() {
-            Some("Apply") => Operation::Apply,
-            Some("Update") => Operation::Update,
+    fn decode(json: Value) -> Result<Self, DecodeError> {
+        let Value::Object(mut json) = json else { return Err(DecodeError::NotAnObject) };
+        let fields = Owned::Json(json.remove("fieldsV1").unwrap_or_default());
+        let text = |field: &str| json.get(field).and_then(Value::as_str).unwrap_or_default();
+        let operation = match text("operation") {
+            "Apply" => Operation::Apply,
+            "Update" => Operation::Update,
             _ => return Err(DecodeError::Operation),
         };
-        if json["fieldsType"] != "FieldsV1" {
+        if text("fieldsType") != "FieldsV1" {
             return Err(DecodeError::FieldsType);
         }
-        let time = json["time"].as_str().map(str::to_owned);
+        let time = Some(text("time")).filter(|time| !time.is_empty()).map(str::to_owned);
         Ok(Self {
-            manager: text("manager"),
+            manager: text("manager").to_owned(),
             operation,
-            api_version: text("apiVersion"),
-            subresource: text("subresource"),
+            api_version: text("apiVersion").to_owned(),
+            subresource: text("subresource").to_owned(),
             time,
             fields,
         })
@@ -161,6 +162,8 @@ impl Entry {
 pub(super) enum DecodeError {
     #[error("managedFields must be a list")]
     NotAList,
+    #[error("an entry of managedFields must be an object")]
+    NotAnObject,
     #[error("the operation must be Apply or Update")]
     Operation,
     #[error("the fieldsType must be FieldsV1")]
@@ -193,9 +196,7 @@ impl Managers {
     pub(super) fn read(json: Value) -> Result<Self, DecodeError> {
         match json {
             Value::Null => Ok(Self::default()),
-            Value::Array(list) => {
-                Ok(Self(list.into_iter().map(|mut json| Entry::decode(&mut json)).collect::<Result<_, _>>()?))
-            }
+            Value::Array(list) => Ok(Self(list.into_iter().map(Entry::decode).collect::<Result<_, _>>()?)),
             _ => Err(DecodeError::NotAList),
         }
     }

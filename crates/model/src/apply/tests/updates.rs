@@ -90,7 +90,9 @@ fn clients_can_correct_and_forget_owners() {
     given[0]["operation"] = json!("Apply");
     assert_eq!(with_given(&old, &new, given.clone()), given);
     // What cannot be read, and what comes through a subresource, is without effect.
-    assert_eq!(with_given(&old, &new, json!([{"manager": "z"}])), old["metadata"]["managedFields"]);
+    for bad in [json!([{"manager": "z"}]), json!([7]), json!({}), json!("x"), json!([null])] {
+        assert_eq!(with_given(&old, &new, bad), old["metadata"]["managedFields"]);
+    }
     let status = Write { subresource: "status", reach: Reach::Only(&["status"]), ..write("Deployment", "m", 5) };
     assert_eq!(update(&status, Some(&old), &new, Some(json!([]))), old["metadata"]["managedFields"]);
     // An object without owners gets none by an update.
