@@ -49,13 +49,6 @@ impl Row {
     }
 }
 
-impl Row {
-    /// A figure with a goal it should reach.
-    pub(crate) fn at_least(metric: &str, value: f64, unit: &'static str, goal: f64) -> Self {
-        Self { goal: Some(goal), goal_met: Some(value >= goal), ..Self::plain(metric, value, unit) }
-    }
-}
-
 /// Prints the table and writes `target/bench/NAME.json`.
 pub(crate) fn publish(target: &Path, name: &str, rows: &[Row]) -> Outcome {
     println!("\n{:<58} {:>9} {:<5} {:>9} {:>8} {:>4}", "metric", "value", "unit", "peer", "goal", "met");
