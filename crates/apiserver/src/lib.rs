@@ -10,7 +10,7 @@
 //! Guarantees: a write is answered after it is durable; every refusal is a Kubernetes `Status`; bodies, requests in
 //! flight, connections and watch buffers have limits.
 //!
-//! Deliberately absent, in its own later change: custom resources.
+//! Kinds of CustomResourceDefinitions take the same path; what is theirs is in [`custom`].
 
 mod admission;
 mod api;

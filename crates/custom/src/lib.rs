@@ -26,3 +26,15 @@ fn head(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
+
+/// The faults of a schema in a definition, for tests of its parts.
+#[cfg(test)]
+pub(crate) fn definition_faults(schema: &serde_json::Value) -> Vec<String> {
+    let definition = serde_json::json!({
+        "metadata": {"name": "as.example.com"},
+        "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "as", "kind": "A", "listKind": "AList"},
+            "conversion": {"strategy": "None"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]},
+    });
+    definition::validate(&definition, None).iter().map(ToString::to_string).collect()
+}

@@ -6,8 +6,7 @@
 //! Guarantees: evaluation always ends. Every step is charged to a [`Meter`], and an expression that costs more than its
 //! limit ends with [`EvalError::CostLimit`]; nesting and size of expressions are limited; nothing panics.
 //!
-//! Why not a library: decision 14. The maintained one (`cel` 0.15) has no type checker, so mistakes would show only
-//! when objects are written, and no limit on evaluation, so one rule could hang the server.
+//! Why not a library: decision 40.
 //!
 //! Deliberately absent: protobuf messages, time zones by name, the `authorizer` library.
 //!

@@ -224,6 +224,74 @@ fn nothing_runs_for_long() {
     assert_eq!(run(doubling).unwrap_err(), EvalError::CostLimit.to_string());
 }
 
+/// Rules in the manner of the Gateway API's, on a schema like its own.
+#[test]
+fn rules_of_gateways() {
+    let text = json!({"type": "string"});
+    let reference = json!({"type": "object", "properties": {"group": text, "kind": text, "name": text, "namespace": text,
+        "sectionName": text, "port": {"type": "integer", "format": "int32"}}});
+    let filter = json!({"type": "object", "properties": {"type": text, "requestRedirect": {"type": "object", "properties": {
+        "path": {"type": "object", "properties": {"type": text, "replacePrefixMatch": text}}}}}});
+    let matched = json!({"type": "object", "properties": {"path": {"type": "object", "properties": {"type": text, "value": text}},
+        "method": text}});
+    let rule = json!({"type": "object", "properties": {"name": text, "filters": {"type": "array", "items": filter},
+        "matches": {"type": "array", "items": matched},
+        "backendRefs": {"type": "array", "items": reference},
+        "timeouts": {"type": "object", "properties": {"request": text, "backendRequest": text}}}});
+    let schema = Schema::compile(&json!({"type": "object", "properties": {
+        "rules": {"type": "array", "items": rule}, "parentRefs": {"type": "array", "items": reference},
+        "listeners": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "items": {"type": "object",
+            "required": ["name"], "properties": {"name": text, "protocol": text, "port": {"type": "integer"}, "hostname": text,
+                "tls": {"type": "object", "properties": {"mode": text, "certificateRefs": {"type": "array", "items": reference}}}}}},
+    }}))
+    .unwrap();
+    let self_type = schema_type(&schema, false).unwrap();
+    let environment = Environment::new().with("self", self_type.clone());
+    let object = json!({
+        "rules": [{"name": "a", "filters": [{"type": "URLRewrite"}], "timeouts": {"request": "10s", "backendRequest": "2s"},
+            "matches": [{"path": {"type": "PathPrefix", "value": "/a/b"}}],
+            "backendRefs": [{"group": "", "kind": "Service", "name": "s", "port": 80}]}],
+        "parentRefs": [{"group": "g", "kind": "Gateway", "name": "x"}, {"group": "g", "kind": "Gateway", "name": "x", "sectionName": "s"}],
+        "listeners": [{"name": "http", "protocol": "HTTP", "port": 80}, {"name": "tls", "protocol": "TLS", "port": 443,
+            "tls": {"mode": "Terminate", "certificateRefs": [{"name": "c"}]}}],
+    });
+    let run = |source: &str| {
+        let program = Program::compile(source, &environment).unwrap_or_else(|error| panic!("{error}"));
+        let result = program.evaluate(&[("self", Val::of(&object, &self_type))], &mut Meter::new(LIMIT));
+        matches!(result, Ok(Val::Bool(true)))
+    };
+    for source in [
+        "self.rules.all(r, !(r.filters.exists(f, f.type == 'RequestRedirect') && r.filters.exists(f, f.type == 'URLRewrite')))",
+        "self.rules.all(r, r.filters.filter(f, f.type == 'RequestHeaderModifier').size() <= 1)",
+        "self.rules.all(r, r.backendRefs.all(b, (size(b.group) == 0 && b.kind == 'Service') ? has(b.port) : true))",
+        "self.rules.all(r, (size(r.backendRefs) > 0) ? (!has(r.filters) || r.filters.all(f, !has(f.requestRedirect))): true)",
+        "self.rules.all(r, !has(r.timeouts) || !(duration(r.timeouts.request) != duration('0s') && duration(r.timeouts.backendRequest) > duration(r.timeouts.request)))",
+        "self.rules.all(r, r.matches.all(m, (m.path.type in ['Exact','PathPrefix']) ? m.path.value.startsWith('/') : true))",
+        "self.rules.all(r, r.matches.all(m, (m.path.type in ['Exact','PathPrefix']) ? !m.path.value.contains('//') && !m.path.value.endsWith('/..') : true))",
+        r#"self.rules.all(r, r.matches.all(m, m.path.value.matches(r"""^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$""")))"#,
+        "self.rules.all(l1, !has(l1.name) || self.rules.exists_one(l2, has(l2.name) && l1.name == l2.name))",
+        "self.rules.size() > 0 ? self.rules[0].matches.size() + (self.rules.size() > 1 ? self.rules[1].matches.size() : 0) <= 128 : true",
+        "self.parentRefs.all(p1, self.parentRefs.exists_one(p2, p1.group == p2.group && p1.kind == p2.kind && p1.name == p2.name && (((!has(p1.__namespace__) || p1.__namespace__ == '') && (!has(p2.__namespace__) || p2.__namespace__ == '')) || (has(p1.__namespace__) && has(p2.__namespace__) && p1.__namespace__ == p2.__namespace__ )) && (((!has(p1.sectionName) || p1.sectionName == '') && (!has(p2.sectionName) || p2.sectionName == '')) || (has(p1.sectionName) && has(p2.sectionName) && p1.sectionName == p2.sectionName))))",
+        "self.listeners.all(l, l.protocol in ['HTTP', 'TCP', 'UDP'] ? !has(l.tls) : true)",
+        "self.listeners.all(l, (l.protocol == 'HTTPS' && has(l.tls)) ? (l.tls.mode == '' || l.tls.mode == 'Terminate') : true)",
+        "self.listeners.all(l1, self.listeners.exists_one(l2, l1.port == l2.port && l1.protocol == l2.protocol && (has(l1.hostname) && has(l2.hostname) ? l1.hostname == l2.hostname : !has(l1.hostname) && !has(l2.hostname))))",
+        "self.listeners.all(l, has(l.tls) && l.tls.mode == 'Terminate' ? size(l.tls.certificateRefs) > 0 : true)",
+    ] {
+        assert!(run(source), "{source}");
+    }
+    let faults = crate::definition_faults(&schema_with_rules());
+    assert_eq!(faults, Vec::<String>::new());
+}
+
+/// A list of up to sixteen, each with up to eight, as the Gateway API has them: their rules are cheap enough.
+fn schema_with_rules() -> Json {
+    let matches = json!({"type": "array", "maxItems": 8, "items": {"type": "object", "properties": {"path": {"type": "string", "maxLength": 1024}}}});
+    json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"rules": {"type": "array", "maxItems": 16,
+        "x-kubernetes-validations": [{"rule": "self.all(a, self.exists_one(b, has(a.name) == has(b.name)))", "message": "m"}],
+        "items": {"type": "object", "properties": {"name": {"type": "string"}, "matches": matches},
+            "x-kubernetes-validations": [{"rule": "self.matches.all(m, !m.path.contains('//'))"}]}}}}}})
+}
+
 #[test]
 fn types_of_schemas() {
     let schema = Schema::compile(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
