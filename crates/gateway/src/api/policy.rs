@@ -246,7 +246,7 @@ pub(crate) struct RateLimit {
     pub(crate) key: Vec<KeyPart>,
     /// Only requests with these headers are counted.
     pub(crate) when_headers: Vec<HeaderPair>,
-    /// `host:port` of a Redis that gateways share the count through. If it cannot be reached, each gateway counts alone.
+    /// `host:port` of a Redis that gateways share the count through. Not there yet: a policy that asks for it is refused.
     pub(crate) redis: Option<String>,
 }
 

@@ -136,7 +136,7 @@ async fn connection(core: Rc<Core>, slot: Rc<Slot>, mut stream: TcpStream, mut p
     let _ = stream.set_nodelay(true);
     let Ok(local) = stream.local_addr() else { return };
     if settings.accept_proxy {
-        match proxy_protocol::accept(&mut stream, settings.client_header).await {
+        match Box::pin(proxy_protocol::accept(&mut stream, settings.client_header)).await {
             Ok(said) => peer = said.unwrap_or(peer),
             Err(error) => return tracing::debug!(%peer, %error, "a connection without a PROXY header"),
         }
@@ -153,15 +153,16 @@ async fn connection(core: Rc<Core>, slot: Rc<Slot>, mut stream: TcpStream, mut p
         PortService::Http(_) => {
             let trusted = settings.trusted_proxies.contains(peer.ip());
             let client = client(&core, &slot, (peer, local), None, Forwarding::new(peer.ip(), false, trusted), open);
-            let http2 = begins_http2(&stream, settings.client_idle).await;
+            // Boxed, here and below: an idle connection must not carry the space of what it does not do.
+            let http2 = Box::pin(begins_http2(&stream, settings.client_idle)).await;
             run_http(client, stream, http2, settings).await;
         }
         PortService::Tls(targets) => {
-            tls(&core, &slot, targets, settings, stream, (peer, local), open).await;
+            Box::pin(tls(&core, &slot, targets, settings, stream, (peer, local), open)).await;
         }
         PortService::Tcp(Some(rule)) => {
             let table = core.table();
-            tunnel::stream(&core, &table, rule, stream, peer, local, settings.tunnel_idle, open).await;
+            Box::pin(tunnel::stream(&core, &table, rule, stream, peer, local, settings.tunnel_idle, open)).await;
         }
         PortService::Tcp(None) => {}
     }
@@ -291,7 +292,7 @@ async fn run_http(
     let limits = (settings.client_header, settings.client_idle);
     let state = client.state.clone();
     let core = client.core.clone();
-    let service = service_fn(move |request| serve(client.clone(), request));
+    let service = service_fn(move |request| Box::pin(serve(client.clone(), request)));
     let result = if http2 {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
@@ -304,7 +305,7 @@ async fn run_http(
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))
             .enable_connect_protocol();
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let mut connection = Box::pin(builder.serve_connection(io, service));
         tokio::select! {
             result = connection.as_mut() => result,
             () = state.ends(&core, limits) => {

@@ -141,7 +141,6 @@ mod tests {
             queue,
             parts: vec![],
             when_headers: vec![],
-            redis: None,
         }
     }
 

@@ -142,7 +142,6 @@ pub(crate) struct LimitSettings {
     pub(crate) queue: u64,
     pub(crate) parts: KeyParts,
     pub(crate) when_headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) redis: Option<String>,
 }
 
 impl LimitSettings {
