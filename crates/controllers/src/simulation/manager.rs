@@ -160,8 +160,8 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Binds every waiting pod it sees. An error says which spread was broken.
-    pub(super) fn step(&mut self, store: &mut Store, now: u64) -> Result<(), String> {
+    /// Binds every waiting pod it sees.
+    pub(super) fn step(&mut self, store: &mut Store, now: u64) {
         self.sight.catch_up(store, now);
         let pods = self.sight.caches.pods.list();
         let mut waiting: Vec<Arc<Pod>> = Vec::new();
@@ -183,7 +183,7 @@ impl Scheduler {
             }
         }
         if waiting.is_empty() {
-            return Ok(());
+            return;
         }
         for node in self.sight.caches.nodes.list() {
             snapshot.put_node(NodeFacts::of(&node));
@@ -203,6 +203,5 @@ impl Scheduler {
                 self.assumed.insert(uid, node);
             }
         }
-        Ok(())
     }
 }

@@ -218,7 +218,7 @@ impl Run {
             for manager in &mut self.managers {
                 manager.step(&mut self.store, now, at, &mut self.random);
             }
-            self.scheduler.step(&mut self.store, now)?;
+            self.scheduler.step(&mut self.store, now);
             self.check()?;
             if now > FAULTS_MS + 9_500 && self.is_settled() {
                 return Ok(());
