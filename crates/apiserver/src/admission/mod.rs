@@ -156,6 +156,7 @@ async fn written(api: &Api, review: Review<'_>, kind: &str, object: &Value) -> R
         }
         "PriorityClass" => priority::validate(api, review, object).await?,
         "CertificateSigningRequest" => certificates::validate(api, review, object).await?,
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => webhook::check(review, object)?,
         "Namespace" if whole => pod_security::validate_namespace(api, review, object).await?,
         _ => {}
     }

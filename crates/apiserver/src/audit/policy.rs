@@ -103,8 +103,8 @@ impl Policy {
 
     /// The level for a request.
     pub(crate) fn judge(&self, user: &User, asked: &Attributes) -> Verdict {
-        let rules = self.document["rules"].as_array().into_iter().flatten();
-        let rule = rules.into_iter().find(|rule| matches(rule, user, asked)).unwrap_or(&Value::Null);
+        let mut rules = self.document["rules"].as_array().into_iter().flatten();
+        let rule = rules.find(|rule| matches(rule, user, asked)).unwrap_or(&Value::Null);
         let level = rule["level"].as_str().and_then(Level::parse).unwrap_or(Level::None);
         let mut omitted = words(&self.document["omitStages"]);
         omitted.extend(words(&rule["omitStages"]));

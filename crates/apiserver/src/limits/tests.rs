@@ -9,6 +9,8 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 
+static LARGE: [u8; BODY_BYTES_MAX] = [0; BODY_BYTES_MAX];
+
 fn pieces(pieces: Vec<&'static [u8]>) -> impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static {
     StreamBody::new(stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece))))))
 }
@@ -17,7 +19,6 @@ fn pieces(pieces: Vec<&'static [u8]>) -> impl http_body::Body<Data = Bytes, Erro
 async fn bodies_are_read_whole_and_not_too_large() {
     let (limits, user) = (Limits::default(), User::new("a", &[]));
     assert_eq!(limits.read_body(pieces(vec![b"one", b"two"]), &user).await.unwrap(), "onetwo");
-    static LARGE: [u8; BODY_BYTES_MAX] = [0; BODY_BYTES_MAX];
     assert_eq!(limits.read_body(pieces(vec![&LARGE, b"x"]), &user).await.unwrap_err().code, 413);
 }
 

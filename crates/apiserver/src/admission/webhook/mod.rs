@@ -1,13 +1,11 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: programs of others that change or refuse writes.
 //!
-//! Flow: the webhooks whose rules and selectors mean the write → mutating ones one after another, each seeing what the
+//! Flow: the webhooks whose rules, selectors and conditions mean the write → mutating ones one after another, each seeing what the
 //! ones before made; once more those that asked for it if somebody changed the object after them → validating ones all at
 //! once. A webhook that does not answer in time refuses the write, or with `failurePolicy: Ignore` is passed over.
 //!
 //! Guarantees: webhooks never see writes of webhook configurations, so that a broken one can be removed; nor what the
 //! server writes by itself.
-//!
-//! Deliberately absent: `matchConditions` (a webhook with some is asked as if it had none).
 //!
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>.
 
@@ -19,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use mainstay_custom::policy::{Conditions, Question};
 use mainstay_model::status::ApiError;
 use mainstay_model::{defaults, meta, patch};
 use serde_json::Value;
@@ -29,7 +28,7 @@ pub(super) use rules::word;
 
 use self::review::Answer;
 use self::rules::Subject;
-use super::{Operation, Review};
+use super::{Operation, Review, forbidden};
 use crate::api::Api;
 use crate::decode::{self, Unknown};
 use crate::rest;
@@ -158,15 +157,64 @@ async fn change(api: &Api, webhook: &Chosen, review: Review<'_>, object: &mut Va
     Ok(())
 }
 
+/// Checks the conditions of a webhook configuration that is written.
+///
+/// # Errors
+/// 422 for conditions that cannot be compiled.
+pub(super) fn check(review: Review<'_>, configuration: &Value) -> Result<(), ApiError> {
+    let mut faults = Vec::new();
+    for (i, webhook) in meta::list_at(configuration, "webhooks").iter().enumerate() {
+        let path = format!("webhooks[{i}].matchConditions");
+        faults.extend(Conditions::compile(&webhook["matchConditions"], &path).err().into_iter().flatten());
+    }
+    let kind = &review.call.resource.kind;
+    if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(GROUP, kind, meta::name(configuration), faults)) }
+}
+
+/// Whether the webhook's `matchConditions` hold; one that cannot be evaluated decides by the webhook's policy.
+async fn is_meant(
+    api: &Api,
+    webhook: &Value,
+    review: Review<'_>,
+    object: &Value,
+    request: &Value,
+) -> Result<bool, ApiError> {
+    if meta::list_at(webhook, "matchConditions").is_empty() {
+        return Ok(true);
+    }
+    let namespace = match review.call.namespace.as_deref() {
+        Some(name) => api.followed.get("Namespace", None, name).await?,
+        None => None,
+    };
+    let null = Value::Null;
+    let question = Question {
+        object,
+        old: review.old.unwrap_or(&null),
+        request,
+        params: &null,
+        namespace: namespace.as_deref().unwrap_or(&null),
+    };
+    let compiled = Conditions::compile(&webhook["matchConditions"], "matchConditions");
+    let compiled = compiled.map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    match compiled.and_then(|conditions| conditions.hold(question)) {
+        Ok(holds) => Ok(holds),
+        Err(_) if webhook["failurePolicy"] == "Ignore" => Ok(false),
+        Err(reason) => Err(forbidden(review, object, &reason)),
+    }
+}
+
 /// Asks one webhook; what it says besides goes to the caller and the audit log.
 async fn ask(api: &Api, webhook: &Chosen, review: Review<'_>, object: &Value) -> Result<Answer, ApiError> {
     let (definition, name) = (webhook.webhook(), webhook.name());
-    if review.dry_run && !matches!(definition["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")) {
-        return Err(ApiError::bad_request(format!("admission webhook {name:?} does not support dry run")));
-    }
     let seconds = definition["timeoutSeconds"].as_u64().unwrap_or(SECONDS).clamp(1, SECONDS_MAX);
     let uid = rest::new_uid();
     let question = question(review, object, &webhook.version, &uid);
+    if !is_meant(api, definition, review, object, &question["request"]).await? {
+        return Ok(Answer::default());
+    }
+    if review.dry_run && !matches!(definition["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")) {
+        return Err(ApiError::bad_request(format!("admission webhook {name:?} does not support dry run")));
+    }
     let asked = call::ask(api, &definition["clientConfig"], &question, Duration::from_secs(seconds)).await;
     let answer = asked.map_err(|error| format!("failed to call webhook: {error}"));
     match answer.and_then(|answer| review::answer(name, &uid, &answer)) {

@@ -171,6 +171,26 @@ async fn selectors_choose_and_dry_runs_need_leave() {
 }
 
 #[tokio::test]
+async fn conditions_choose_by_expressions() {
+    let world = world().await;
+    let hook = Hook::start(|_| json!({"allowed": false})).await;
+    let condition = |expression: &str| json!({"matchConditions": [{"name": "c", "expression": expression}]});
+    let guarded =
+        hook.definition("c.example.com", &condition("object.data.a == 'bad' && request.userInfo.username != 'root'"));
+    configure(&world, "validating", json!([guarded])).await;
+    world.call(admin(), "POST", MAPS, &map("m")).await.ok();
+    world.call(admin(), "POST", MAPS, &json!({"metadata": {"name": "n"}, "data": {"a": "bad"}})).await.refused(400);
+    assert_eq!(hook.requests.lock().unwrap().len(), 1);
+    let path = format!("{CONFIGURATIONS}/validatingwebhookconfigurations/w");
+    let broken = json!({"webhooks": [hook.definition("c.example.com", &condition("object.data.none == 'x'"))]});
+    world.call(admin(), "PATCH", &path, &broken).await.ok();
+    world.call(admin(), "POST", MAPS, &map("o")).await.refused(403);
+    let wrong = json!({"webhooks": [hook.definition("c.example.com", &condition("object.data ==="))]});
+    let refused = world.call(admin(), "PATCH", &path, &wrong).await;
+    assert!(refused.refused(422).contains("webhooks[0].matchConditions"), "{}", refused.body);
+}
+
+#[tokio::test]
 async fn a_webhook_that_fails_refuses_unless_it_may_be_ignored() {
     let world = world().await;
     let hook = Hook::start(|_| json!({"allowed": true})).await;
