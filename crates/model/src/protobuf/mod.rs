@@ -6,7 +6,7 @@
 //!
 //! Guarantees: reading never panics, is limited in depth and cannot be made to take more memory than a small multiple of
 //! the body; what has no number is skipped, as protobuf asks. Deliberately absent: custom resources, which Kubernetes
-//! itself serves in JSON only, and their definitions.
+//! itself serves in JSON only.
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>,
 //! <https://protobuf.dev/programming-guides/encoding/>.
