@@ -94,9 +94,10 @@ fn is_built_in(group: &str) -> bool {
     !group.contains('.') || group.ends_with(".k8s.io")
 }
 
-/// The name of the type in the schema under which the objects of a kind are checked.
+/// The name of the type in the schema under which the objects of a kind are checked; empty for custom resources.
 pub fn schema_type<'a>(api_version: &str, kind: &'a str) -> &'a str {
     match (api_version.split_once('/').map_or("", |(group, _)| group), kind) {
+        (group, _) if !is_built_in(group) => "",
         ("events.k8s.io", "Event") => "EventsEvent",
         ("authentication.k8s.io", "TokenRequest") => "AuthenticationTokenRequest",
         _ => kind,
