@@ -376,18 +376,31 @@ pub(crate) struct Accepted {
     pub(crate) encoding: Encoding,
 }
 
+/// The alternatives of an `Accept` header, the most wanted first (RFC 9110 section 12.5.1): by weight, then as written.
+pub(crate) fn alternatives(headers: &HeaderMap) -> Vec<(&str, HashMap<&str, &str>)> {
+    let text = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let mut all: Vec<_> = text
+        .split(',')
+        .filter_map(|alternative| {
+            let mut parts = alternative.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default();
+            let parameters: HashMap<&str, &str> = parts.filter_map(|p| p.split_once('=')).collect();
+            let weight: f32 = parameters.get("q").and_then(|q| q.parse().ok()).unwrap_or(1.0);
+            (weight > 0.0).then_some((weight, media, parameters))
+        })
+        .collect();
+    all.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    all.into_iter().map(|(_, media, parameters)| (media, parameters)).collect()
+}
+
 /// Chooses the answer's form and encoding from the `Accept` header: the first acceptable alternative wins. Custom
 /// resources have no protobuf form, and watches none in YAML.
 ///
 /// # Errors
 /// 406 when the client takes nothing that can be given.
 pub(crate) fn accept(headers: &HeaderMap, call: &Call) -> Result<Accepted, ApiError> {
-    let text = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
     let protobuf = protobuf::can_encode(&call.resource.api_version(), &call.resource.kind);
-    for alternative in text.split(',') {
-        let mut parts = alternative.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        let parameters: HashMap<&str, &str> = parts.filter_map(|p| p.split_once('=')).collect();
+    for (media, parameters) in alternatives(headers) {
         let form = match (parameters.get("as").copied(), parameters.get("v").copied()) {
             (None, _) => Form::Object,
             (Some("Table"), Some("v1")) => Form::Table,
@@ -470,8 +483,12 @@ mod tests {
         assert_eq!(accepted(&headers), Ok((Form::Object, Encoding::Protobuf)));
         headers.insert(header::ACCEPT, "application/cbor".parse().unwrap());
         assert_eq!(accepted(&headers), Err(406));
-        let definitions = call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions").unwrap();
+        headers.insert(header::ACCEPT, format!("application/yaml;q=0.5, {PROTOBUF};q=0.9").parse().unwrap());
+        assert_eq!(accepted(&headers), Ok((Form::Object, Encoding::Protobuf)));
+        headers.insert(header::ACCEPT, format!("{PROTOBUF};q=0, application/yaml").parse().unwrap());
+        assert_eq!(accepted(&headers), Ok((Form::Object, Encoding::Yaml)));
+        let usage = call("GET", "/apis/metrics.k8s.io/v1beta1/nodes").unwrap();
         headers.insert(header::ACCEPT, PROTOBUF.parse().unwrap());
-        assert_eq!(accept(&headers, &definitions).unwrap_err().code, 406);
+        assert_eq!(accept(&headers, &usage).unwrap_err().code, 406);
     }
 }

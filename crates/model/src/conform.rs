@@ -87,25 +87,25 @@ impl Walk {
         place: &Place<'_>,
         owner: &str,
     ) -> Result<(), Mismatch> {
-        let Value::Object(map) = value else { return Err(mismatch(value, place, owner, &format!("v1.{type_name}"))) };
-        self.drop_unknown(fields, map, place);
+        let Value::Object(map) = value else { return Err(mismatch(value, place, owner, &go_name(type_name))) };
+        let mut leave = false;
         for (name, value) in map.iter_mut() {
-            if let Some(field) = fields.iter().find(|field| field.name == name) {
-                let here = Place { parent: Some(place), step: Step::Field(name) };
-                self.value(&field.shape, value, &here, type_name)?;
+            let here = Place { parent: Some(place), step: Step::Field(name) };
+            match fields.iter().find(|field| field.name == name) {
+                Some(_) if value.is_null() => leave = true,
+                Some(field) => self.value(&field.shape, value, &here, type_name)?,
+                None => {
+                    leave = true;
+                    if self.unknown.len() < UNKNOWN_MAX {
+                        self.unknown.push(here.path());
+                    }
+                }
             }
         }
+        if leave {
+            map.retain(|name, value| !value.is_null() && fields.iter().any(|field| field.name == name));
+        }
         Ok(())
-    }
-
-    fn drop_unknown(&mut self, fields: &'static [Field], map: &mut Map<String, Value>, place: &Place<'_>) {
-        map.retain(|name, value| {
-            let known = fields.iter().any(|field| field.name == name);
-            if !known && self.unknown.len() < UNKNOWN_MAX {
-                self.unknown.push(Place { parent: Some(place), step: Step::Field(name) }.path());
-            }
-            known && !value.is_null()
-        });
     }
 
     fn value(
@@ -165,12 +165,14 @@ fn scalar(kind: Scalar, value: &mut Value, place: &Place<'_>, owner: &str) -> Re
         Scalar::Integer32 => return integer(value, place, owner, "int32", |n| i32::try_from(n).is_ok()),
         Scalar::Integer64 => return integer(value, place, owner, "int64", |_| true),
         Scalar::IntOrString if value.is_string() => true,
-        Scalar::IntOrString => return integer(value, place, owner, "int32", |n| i32::try_from(n).is_ok()),
+        Scalar::IntOrString if value.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => true,
+        // Types that read themselves do not know in which field they stand.
+        Scalar::IntOrString => return Err(misfit(value, "int32")),
         Scalar::Quantity => return quantity(value),
         Scalar::Time | Scalar::MicroTime => match value {
             Value::Null => true,
             Value::String(text) => return time(text, kind),
-            _ => false,
+            _ => return Err(misfit(value, "string")),
         },
         Scalar::Bytes => match value.as_str() {
             Some(text) => return base64(text),
@@ -181,7 +183,7 @@ fn scalar(kind: Scalar, value: &mut Value, place: &Place<'_>, owner: &str) -> Re
     if fits { Ok(()) } else { Err(mismatch(value, place, owner, &go_type(&Shape::Scalar(kind)))) }
 }
 
-/// Whole numbers may be written as `3.0` or `1e3`; what JSON calls a number is told apart only by its value.
+/// A whole number, written without fraction and exponent.
 fn integer(
     value: &mut Value,
     place: &Place<'_>,
@@ -205,16 +207,24 @@ fn quantity(value: &mut Value) -> Result<(), Mismatch> {
         Value::Number(number) => number.to_string(),
         _ => String::new(),
     };
-    let parsed: Quantity = text.parse().map_err(|_| {
-        Mismatch(
-            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned(),
-        )
-    })?;
+    let parsed: Quantity = text.parse().map_err(|_| Mismatch(quantity_fault(&text).to_owned()))?;
     // Plain and decimal-thousands whole numbers stay as they were written; everything else becomes canonical.
     let plain = text.trim_end_matches(['k', 'M', 'G', 'T', 'P', 'E']);
     let stays = plain.len() + 1 >= text.len() && !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_digit());
     *value = Value::from(if stays { text } else { parsed.to_string() });
     Ok(())
+}
+
+/// What is wrong with a text that is no quantity: its form, or only what it ends with.
+fn quantity_fault(text: &str) -> &'static str {
+    let number = text.trim_start_matches(['+', '-']).trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let suffix = number.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
+    let exponent = suffix.trim_start_matches(['+', '-']);
+    if number.len() < text.len() && exponent.bytes().all(|b| b.is_ascii_digit()) {
+        "unable to parse quantity's suffix"
+    } else {
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+    }
 }
 
 fn time(text: &str, kind: Scalar) -> Result<(), Mismatch> {
@@ -237,27 +247,52 @@ fn base64(text: &str) -> Result<(), Mismatch> {
 }
 
 fn mismatch(value: &Value, place: &Place<'_>, owner: &str, go: &str) -> Mismatch {
-    let found = match value {
+    Mismatch(format!("json: cannot unmarshal {} into {} of type {go}", found(value), target(place, owner)))
+}
+
+fn misfit(value: &Value, go: &str) -> Mismatch {
+    Mismatch(format!("json: cannot unmarshal {} into Go value of type {go}", found(value)))
+}
+
+fn found(value: &Value) -> &'static str {
+    match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
         Value::Number(_) => "number",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
-    };
-    Mismatch(format!("json: cannot unmarshal {found} into {} of type {go}", target(place, owner)))
+    }
 }
 
 fn target(place: &Place<'_>, owner: &str) -> String {
     let fields = place.fields();
-    if fields.is_empty() { "Go value".to_owned() } else { format!("Go struct field {owner}.{fields}") }
+    if fields.is_empty() { "Go value".to_owned() } else { format!("Go struct field {}.{fields}", own_name(owner)) }
+}
+
+/// A type as Go calls it, without the package: types of one name in several packages have a prefix in the schema.
+fn own_name(type_name: &str) -> &str {
+    const PREFIXES: &[&str] = &["Apiextensions", "AuthenticationToken", "DiscoveryEndpoint", "EventsEvent"];
+    if !PREFIXES.iter().any(|prefix| type_name.starts_with(prefix)) {
+        return type_name;
+    }
+    // The prefix is the first word; the name begins at the second capital.
+    type_name[1..].find(|c: char| c.is_ascii_uppercase()).map_or(type_name, |at| &type_name[at + 1..])
+}
+
+/// A type with its package, whose last word is the version.
+fn go_name(type_name: &str) -> String {
+    let second = ["HorizontalPodAutoscaler", "HPAScaling", "CrossVersionObjectReference", "Metric"];
+    let second = second.iter().any(|prefix| type_name.starts_with(prefix))
+        || ["MetricSource", "MetricStatus"].iter().any(|suffix| type_name.ends_with(suffix));
+    format!("{}.{}", if second { "v2" } else { "v1" }, own_name(type_name))
 }
 
 fn go_type(shape: &Shape) -> String {
     match shape {
         Shape::List(item) => format!("[]{}", go_type(item)),
         Shape::Map(item) => format!("map[string]{}", go_type(item)),
-        Shape::Object(name) => format!("v1.{name}"),
+        Shape::Object(name) => go_name(name),
         Shape::Scalar(scalar) => match scalar {
             Scalar::String => "string",
             Scalar::Boolean => "bool",
@@ -285,9 +320,7 @@ mod tests {
     fn unknown_fields_are_named_with_their_path() {
         let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "labels": {"x": null}},
             "spec": {"containers": [{"name": "c", "imagee": "x", "env": [{"name": "A", "value": null}]}], "extra": 1}});
-        let mut unknown = conform("Pod", &mut pod).unwrap();
-        unknown.sort();
-        assert_eq!(unknown, ["spec.containers[0].imagee", "spec.extra"]);
+        assert_eq!(conform("Pod", &mut pod).unwrap(), ["spec.containers[0].imagee", "spec.extra"]);
         assert_eq!(pod["spec"], json!({"containers": [{"name": "c", "env": [{"name": "A"}]}]}));
         assert_eq!(pod["metadata"]["labels"], json!({"x": ""}));
     }
@@ -311,6 +344,21 @@ mod tests {
             say("Pod", json!({"spec": {"containers": {}}})),
             "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"
         );
+        assert_eq!(
+            say("HorizontalPodAutoscaler", json!({"spec": {"metrics": {}}})),
+            "json: cannot unmarshal object into Go struct field HorizontalPodAutoscalerSpec.spec.metrics of type []v2.MetricSpec"
+        );
+        assert_eq!(
+            say("EndpointSlice", json!({"ports": [{"port": "http"}]})),
+            "json: cannot unmarshal string into Go struct field EndpointPort.ports.port of type int32"
+        );
+        assert_eq!(
+            say("Service", json!({"spec": {"ports": [{"targetPort": true}]}})),
+            "json: cannot unmarshal bool into Go value of type int32"
+        );
+        let requests = |text: &str| json!({"spec": {"hard": {"cpu": text}}});
+        assert_eq!(say("ResourceQuota", requests("1MM")), "unable to parse quantity's suffix");
+        assert!(say("ResourceQuota", requests("lots")).starts_with("quantities must match"));
         assert!(say("Secret", json!({"data": {"a": "not base64!"}})).contains("illegal base64 data at input byte 3"));
         assert!(say("Pod", json!([])).starts_with("json: cannot unmarshal array into Go value"));
     }

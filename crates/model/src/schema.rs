@@ -118,12 +118,12 @@ pub struct Type {
 static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
     let lines = include_str!("schema.txt").lines().filter(|line| !line.starts_with('#'));
     lines
-        .filter_map(|line| {
-            let (name, rest) = line.split_once(' ')?;
+        .map(|line| {
+            let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
             let (name, mark) = name.split_once('@').unwrap_or((name, ""));
             let mut fields: Vec<Field> = rest.split(' ').filter_map(parse_field).collect();
             fields.sort_unstable_by_key(|field| field.name);
-            Some((name, Type { fields, atomic: mark == "atomic" }))
+            (name, Type { fields, atomic: mark == "atomic" })
         })
         .collect()
 });

@@ -2,7 +2,7 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
 
-use mainstay_model::schema::{self, Merge};
+use mainstay_model::schema::{self, Merge, Shape, Topology};
 use serde_json::{Map, Value, json};
 
 use super::library::definition_name;
@@ -24,6 +24,9 @@ pub(super) fn annotate(schemas: &mut Map<String, Value>, resources: &[&Served]) 
     }
     for (name, schema) in schemas.iter_mut() {
         let type_name = type_name(name);
+        if schema::named(&type_name).is_some_and(|known| known.atomic) {
+            schema["x-kubernetes-map-type"] = json!("atomic");
+        }
         for (field, property) in schema["properties"].as_object_mut().into_iter().flatten() {
             if let Some(field) = schema::field(&type_name, field) {
                 merge(property, field);
@@ -43,21 +46,33 @@ fn type_name(definition: &str) -> String {
 }
 
 fn merge(property: &mut Value, field: &schema::Field) {
-    match field.merge {
-        Merge::ByKey(key) => {
-            property["x-kubernetes-patch-merge-key"] = json!(key);
-            property["x-kubernetes-patch-strategy"] =
-                json!(if field.retain_keys { "merge,retainKeys" } else { "merge" });
-            property["x-kubernetes-list-type"] = json!("map");
-            property["x-kubernetes-list-map-keys"] = json!([key]);
-        }
-        Merge::Set => {
-            property["x-kubernetes-patch-strategy"] = json!("merge");
-            property["x-kubernetes-list-type"] = json!("set");
-        }
-        Merge::Default if field.retain_keys => property["x-kubernetes-patch-strategy"] = json!("retainKeys"),
-        Merge::Default => {}
+    let strategy = match (field.merge, field.retain_keys) {
+        (Merge::Default, false) => None,
+        (Merge::Default, true) => Some("retainKeys"),
+        (_, false) => Some("merge"),
+        (_, true) => Some("merge,retainKeys"),
+    };
+    if let Some(strategy) = strategy {
+        property["x-kubernetes-patch-strategy"] = json!(strategy);
     }
+    if let Merge::ByKey(key) = field.merge {
+        property["x-kubernetes-patch-merge-key"] = json!(key);
+    }
+    let is_list = matches!(field.shape, Shape::List(_));
+    match (&field.topology, field.merge) {
+        (Topology::Keys(keys), _) => keyed(property, keys),
+        (Topology::Default, Merge::ByKey(key)) => keyed(property, &[key]),
+        (Topology::Set, _) | (Topology::Default, Merge::Set) => property["x-kubernetes-list-type"] = json!("set"),
+        (Topology::Atomic | Topology::Default, _) if is_list => property["x-kubernetes-list-type"] = json!("atomic"),
+        (Topology::Atomic, _) => property["x-kubernetes-map-type"] = json!("atomic"),
+        (Topology::Granular, _) => property["x-kubernetes-map-type"] = json!("granular"),
+        (Topology::Default, _) => {}
+    }
+}
+
+fn keyed(property: &mut Value, keys: &[&str]) {
+    property["x-kubernetes-list-type"] = json!("map");
+    property["x-kubernetes-list-map-keys"] = json!(keys);
 }
 
 #[cfg(test)]

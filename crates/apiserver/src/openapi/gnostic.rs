@@ -63,7 +63,7 @@ fn query_parameter(parameter: &Value) -> Vec<u8> {
     let mut query = Vec::new();
     put_bytes(&mut query, 2, b"query");
     put_bytes(&mut query, 4, text(parameter, "name").as_bytes());
-    put_bytes(&mut query, 6, b"string");
+    put_bytes(&mut query, 6, text(parameter, "type").as_bytes());
     [3, 2, 1].into_iter().fold(query, |inner, field| {
         let mut outer = Vec::new();
         put_bytes(&mut outer, field, &inner);

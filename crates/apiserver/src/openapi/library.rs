@@ -26,11 +26,23 @@ impl Version {
         }
     }
 
-    /// A query parameter.
-    pub(super) fn query(self, name: &str) -> Value {
+    /// A parameter in the query, of a JSON type.
+    pub(super) fn query(self, name: &str, of_type: &str) -> Value {
         match self {
-            Self::Second => json!({"name": name, "in": "query", "type": "string", "uniqueItems": true}),
-            Self::Third => json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}),
+            Self::Second => json!({"name": name, "in": "query", "type": of_type, "uniqueItems": true}),
+            Self::Third => json!({"name": name, "in": "query", "schema": {"type": of_type, "uniqueItems": true}}),
+        }
+    }
+
+    /// A part of the path.
+    pub(super) fn segment(self, name: &str) -> Value {
+        match self {
+            Self::Second => {
+                json!({"name": name, "in": "path", "required": true, "type": "string", "uniqueItems": true})
+            }
+            Self::Third => {
+                json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "uniqueItems": true}})
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::registry::{Catalogue, Served};
 use crate::reply::{self, Body};
+use crate::request::{Query, alternatives};
 
 /// What client-go asks for when it wants the second version.
 const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -30,16 +31,31 @@ const GNOSTIC_AT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+prot
 ///
 /// # Errors
 /// 404 for any other path, 406 when the client takes neither JSON nor, for the second version, protobuf.
-pub(crate) fn answer(catalogue: &Catalogue, path: &str, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-    match path {
-        "/openapi/v3" => Ok(reply::json(StatusCode::OK, &index(catalogue))),
-        "/openapi/v2" => second(catalogue, accept, headers),
-        _ => {
-            let name = path.strip_prefix("/openapi/v3/").ok_or_else(ApiError::no_such_path)?;
-            third(catalogue, name, headers)
-        }
+pub(crate) fn answer(
+    catalogue: &Catalogue,
+    path: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
+    if path == "/openapi/v2" {
+        return second(catalogue, headers);
     }
+    if !alternatives(headers).iter().any(|(media, _)| is_json(media)) {
+        return Err(not_acceptable("application/json"));
+    }
+    match path.strip_prefix("/openapi/v3/") {
+        None if path == "/openapi/v3" => Ok(reply::json(StatusCode::OK, &index(catalogue))),
+        None => Err(ApiError::no_such_path()),
+        Some(name) => third(catalogue, name, Query::parse(query).get("hash"), headers),
+    }
+}
+
+fn is_json(media: &str) -> bool {
+    matches!(media, "application/json" | "application/*" | "*/*" | "")
+}
+
+fn not_acceptable(known: &str) -> ApiError {
+    ApiError::new(406, "NotAcceptable", format!("only the following media types are accepted: {known}"))
 }
 
 fn index(catalogue: &Catalogue) -> Value {
@@ -48,11 +64,16 @@ fn index(catalogue: &Catalogue) -> Value {
         let name = document_name(resource);
         if !paths.contains_key(&name) {
             let hash = hash(catalogue.of(&resource.group, &resource.version));
-            let url = format!("/openapi/v3/{name}?hash={hash}");
+            let url = url(&name, &hash);
             paths.insert(name, json!({"serverRelativeURL": url}));
         }
     }
     json!({"paths": paths})
+}
+
+/// Where a document is, with the tag of what it says, so that it may be kept for as long as one likes.
+fn url(name: &str, hash: &str) -> String {
+    format!("/openapi/v3/{name}?hash={hash}")
 }
 
 fn document_name(resource: &Served) -> String {
@@ -88,16 +109,25 @@ fn tagged(mut response: Response<Body>, tag: &str) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(&format!("\"{tag}\"")) {
         response.headers_mut().insert(header::ETAG, value);
     }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }
 
-/// One group and version.
-fn third(catalogue: &Catalogue, name: &str, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+/// One group and version; with a `hash` only if it is still the one that was asked for.
+fn third(
+    catalogue: &Catalogue,
+    name: &str,
+    hash_given: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let resources: Vec<&Served> = catalogue.all().iter().filter(|r| document_name(r) == name).collect();
     if resources.is_empty() {
         return Err(ApiError::no_such_path());
     }
     let tag = hash(resources.iter().copied());
+    if hash_given.is_some_and(|given| given != tag) {
+        return Ok(moved(&url(name, &tag)));
+    }
     if let Some(response) = unchanged(headers, &tag) {
         return Ok(response);
     }
@@ -111,13 +141,35 @@ fn third(catalogue: &Catalogue, name: &str, headers: &HeaderMap) -> Result<Respo
         "openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.37.0"},
         "paths": paths, "components": {"schemas": schemas},
     });
-    Ok(tagged(reply::json(StatusCode::OK, &document), &tag))
+    let mut response = tagged(reply::json(StatusCode::OK, &document), &tag);
+    if hash_given.is_some() {
+        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+        response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    }
+    Ok(response)
+}
+
+/// The document is not what it was, and has another address.
+fn moved(url: &str) -> Response<Body> {
+    let mut response = Response::new(reply::full(bytes::Bytes::new()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(url) = HeaderValue::from_str(url) {
+        response.headers_mut().insert(header::LOCATION, url);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
 }
 
 /// Everything in one.
-fn second(catalogue: &Catalogue, accept: &str, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+fn second(catalogue: &Catalogue, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let in_protobuf = |media: &str| match media {
+        GNOSTIC | GNOSTIC_AT => Some(true),
+        media => is_json(media).then_some(false),
+    };
+    let in_protobuf = alternatives(headers).into_iter().find_map(|(media, _)| in_protobuf(media));
+    let in_protobuf = in_protobuf.ok_or_else(|| not_acceptable(&format!("application/json, {GNOSTIC_AT}")))?;
     let resources: Vec<&Served> = catalogue.all().iter().collect();
-    let tag = hash(resources.iter().copied());
+    let tag = format!("{}{}", hash(resources.iter().copied()), if in_protobuf { "P" } else { "" });
     if let Some(response) = unchanged(headers, &tag) {
         return Ok(response);
     }
@@ -131,22 +183,12 @@ fn second(catalogue: &Catalogue, accept: &str, headers: &HeaderMap) -> Result<Re
         "swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.37.0"},
         "paths": paths, "definitions": definitions,
     });
-    for alternative in accept.split(',') {
-        match alternative.split(';').next().unwrap_or_default().trim() {
-            GNOSTIC | GNOSTIC_AT => {
-                let bytes = gnostic::encode(&document);
-                let mut response = Response::new(reply::full(bytes));
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(GNOSTIC));
-                return Ok(tagged(response, &tag));
-            }
-            "application/json" | "application/*" | "*/*" | "" => {
-                return Ok(tagged(reply::json(StatusCode::OK, &document), &tag));
-            }
-            _ => {}
-        }
+    if in_protobuf {
+        let mut response = Response::new(reply::full(gnostic::encode(&document)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(GNOSTIC));
+        return Ok(tagged(response, &tag));
     }
-    let why = format!("only the following media types are accepted: application/json, {GNOSTIC_AT}");
-    Err(ApiError::new(406, "NotAcceptable", why))
+    Ok(tagged(reply::json(StatusCode::OK, &document), &tag))
 }
 
 #[cfg(test)]
@@ -158,7 +200,8 @@ mod tests {
     fn get(path: &str, accept: &str) -> (u16, Vec<u8>) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        match answer(&Catalogue::built_in(), path, &headers) {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        match answer(&Catalogue::built_in(), path, query, &headers) {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -206,5 +249,18 @@ mod tests {
         assert_eq!((code, &protobuf[..5]), (200, &b"\x0a\x032.0"[..]));
         assert_eq!(get("/openapi/v2", "text/html").0, 406);
         assert_eq!(get("/openapi/v3/apis/none/v1", "*/*").0, 404);
+        assert_eq!(
+            get("/openapi/v3/apis/apps/v1", "application/com.github.proto-openapi.spec.v3.v1.0+protobuf").0,
+            406
+        );
+    }
+
+    #[test]
+    fn a_document_is_at_the_address_of_the_index_and_an_old_address_leads_there() {
+        let (_, index) = get("/openapi/v3", "application/json");
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+        assert_eq!(get(url, "application/json").0, 200);
+        assert_eq!(get("/openapi/v3/apis/apps/v1?hash=OLD", "application/json").0, 301);
     }
 }

@@ -8,12 +8,12 @@ use mainstay_model::status::ApiError;
 use serde_json::{Value, json};
 
 use super::create::create_applied;
-use super::object::{meta, meta_mut, read_yaml};
+use super::object::{meta, meta_mut};
 use super::owners::{self, Owners};
 use super::update::change_as;
 use crate::api::Api;
 use crate::authz::{self, Attributes};
-use crate::decode::{Unknown, read_json};
+use crate::decode::{Unknown, read_json, read_yaml, yaml_faults};
 use crate::request::{Call, Verb};
 
 /// The media type of applied configurations.
@@ -67,9 +67,22 @@ pub(super) fn configuration(call: &Call, body: &[u8]) -> Result<Value, ApiError>
     let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding YAML: {error}"));
     let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let as_json = if is_json { read_json(body).ok() } else { None };
-    let (mut applied, duplicates) =
-        if let Some(read) = as_json { read } else { (read_yaml(body).map_err(|error| bad(&error))?, Vec::new()) };
-    Unknown::of(call)?.tell(call, &duplicates)?;
+    let (mut applied, repeated) = match as_json {
+        Some((value, paths)) if paths.is_empty() => (value, paths),
+        // Applied JSON is read as YAML, and its faults are told with their lines.
+        Some((value, paths)) => (value, read_yaml(body).map_or(paths, |(_, lines)| lines)),
+        None => read_yaml(body).map_err(|error| bad(&error))?,
+    };
+    if !repeated.is_empty() {
+        match Unknown::of(call)? {
+            Unknown::Refuse => {
+                let why =
+                    format!("error strict decoding YAML: error converting YAML to JSON: {}", yaml_faults(&repeated));
+                return Err(ApiError::bad_request(why));
+            }
+            wish => wish.tell(call, &repeated)?,
+        }
+    }
     if !applied.is_object() {
         return Err(bad(&"the configuration is not an object"));
     }

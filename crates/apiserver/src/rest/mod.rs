@@ -25,6 +25,8 @@ pub(crate) use create::create;
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use eviction::evict;
 pub(crate) use list::{Filter, list, select};
+#[cfg(test)]
+pub(crate) use object::parse_object;
 pub(crate) use object::{decode_entry, new_uid, parse_body};
 pub(crate) use options::ListOptions;
 pub(crate) use scale::scale;

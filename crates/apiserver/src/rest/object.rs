@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use mainstay_model::convert;
-use mainstay_model::patch::{DEPTH_MAX, depth};
 use mainstay_model::protobuf::{self, ProtobufError};
 use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
 use serde_json::{Map, Value, json};
 
-use crate::decode::{Unknown, read_json};
+use crate::decode::{self, Language, read_json, read_yaml};
 use crate::registry::Stored;
 use crate::request::{Call, PROTOBUF};
 
@@ -87,46 +86,41 @@ fn protobuf_error(error: ProtobufError) -> ApiError {
 /// # Errors
 /// 400 for a body that is not an object, 415 for other media types.
 pub(crate) fn parse_body(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
-    read_body(media_type, body).map(|(value, _)| value)
+    read_body(media_type, body).map(|(value, _, _)| value)
 }
 
-/// As [`parse_body`] for an object that is to be stored: fields that stand twice are told as the caller wishes.
+/// As [`parse_body`] for an object of the call's kind: brought into the shape of the kind, and what is wrong with its
+/// fields told as the caller wishes.
 ///
 /// # Errors
-/// Also 400 when the caller wishes such objects to be refused.
-pub(super) fn parse_object(call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
-    let unknown = Unknown::of(call)?;
-    let (value, duplicates) = read_body(media_type, body)?;
-    unknown.tell(call, &duplicates)?;
+/// Also 400 for what does not fit the kind, and when the caller wishes objects with such fields to be refused.
+pub(crate) fn parse_object(call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let (mut value, language, repeated) = read_body(media_type, body)?;
+    decode::check_body(call, &mut value, language, body, &repeated)?;
     Ok(value)
 }
 
-/// Reads YAML, with the limit on nesting that JSON has: what is stored must be readable again.
-pub(super) fn read_yaml(body: &[u8]) -> Result<Value, String> {
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let value: Value = serde_saphyr::from_slice_with_options(body, options).map_err(|error| error.to_string())?;
-    let too_deep = format!("it nests deeper than {DEPTH_MAX}");
-    if depth(&value) > DEPTH_MAX { Err(too_deep) } else { Ok(value) }
-}
-
-fn read_body(media_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
-    let (value, duplicates): (Value, Vec<String>) = match media_type {
-        "application/json" | "" => read_json(body)
-            .map_err(|error| ApiError::bad_request(format!("the body of the request is not valid JSON: {error}")))?,
-        "application/yaml" => {
-            let value = read_yaml(body).map_err(|error| {
-                ApiError::bad_request(format!("the body of the request is not valid YAML: {error}"))
-            })?;
-            (value, Vec::new())
+fn read_body(media_type: &str, body: &[u8]) -> Result<(Value, Language, Vec<String>), ApiError> {
+    let broken = |language: &str, error: &dyn std::fmt::Display| {
+        ApiError::bad_request(format!("the body of the request is not valid {language}: {error}"))
+    };
+    let (value, language, repeated) = match media_type {
+        "application/json" | "" => {
+            let (value, repeated) = read_json(body).map_err(|error| broken("JSON", &error))?;
+            (value, Language::Json, repeated)
         }
-        PROTOBUF => (protobuf::decode(body).map_err(protobuf_error)?, Vec::new()),
+        "application/yaml" => {
+            let (value, repeated) = read_yaml(body).map_err(|error| broken("YAML", &error))?;
+            (value, Language::Yaml, repeated)
+        }
+        PROTOBUF => (protobuf::decode(body).map_err(protobuf_error)?, Language::Protobuf, Vec::new()),
         other => {
             let known = ["application/json", "application/yaml", PROTOBUF];
             return Err(ApiError::unsupported_media_type(other, &known));
         }
     };
     if value.is_object() {
-        Ok((value, duplicates))
+        Ok((value, language, repeated))
     } else {
         Err(ApiError::bad_request("the body of the request is not an object"))
     }

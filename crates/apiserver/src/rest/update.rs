@@ -14,7 +14,7 @@ use super::{apply, decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::custom;
-use crate::decode::{self, Unknown};
+use crate::decode::{self, Unknown, read_json, repeated_fields};
 use crate::request::Call;
 
 /// How often a change is computed again when others write the same object.
@@ -55,8 +55,9 @@ pub(crate) async fn patch(
         return apply::apply(api, call, body).await;
     }
     let kind = call.resource.rules();
-    let patch: Value = serde_json::from_slice(body)
-        .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
+    let (patch, repeated) =
+        read_json(body).map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?;
+    Unknown::of(call)?.tell(call, &repeated_fields(&repeated))?;
     let patch_type = PatchType::from_content_type(media_type);
     let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(media_type, PATCHES))?;
     if call.resource.custom().is_some() && patch_type == PatchType::Strategic {

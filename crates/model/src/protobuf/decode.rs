@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::fields::{Field, Level, Node, message};
+use super::fields::{Field, Level, Node, Union, Zero, message};
 use super::wire::{Raw, Reader};
 use super::{DEPTH_MAX, MAGIC, ProtobufError, type_of};
 use crate::schema::{Scalar, Shape};
@@ -56,13 +56,18 @@ fn text<'a>(bytes: &'a [u8], field: &str) -> Result<&'a str, ProtobufError> {
     std::str::from_utf8(bytes).map_err(|_| malformed(field, "the text is not UTF-8"))
 }
 
-fn object(type_name: &'static str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, ProtobufError> {
+pub(super) fn object(type_name: &'static str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, ProtobufError> {
     if depth > DEPTH_MAX {
         return Err(ProtobufError::TooDeep);
     }
     let mut object = Map::new();
     if let Some(message) = message(type_name) {
         level(type_name, &message.level, bytes, depth, &mut object)?;
+        for (name, shape) in &message.filled {
+            if !object.contains_key(*name) {
+                object.insert((*name).to_owned(), zero(shape, depth)?);
+            }
+        }
     }
     Ok(object)
 }
@@ -113,14 +118,17 @@ fn put(
             }
         }
         (Shape::Map(inner), Raw::Bytes(bytes)) => {
-            let (key, value) = entry(inner, bytes, &path, depth)?;
+            let (key, value) = entry(inner, field.union, bytes, &path, depth)?;
             if let Value::Object(map) = object.entry(field.name).or_insert_with(|| json!({})) {
                 map.insert(key, value);
             }
         }
         (shape, raw) => {
-            let value = value(shape, raw, &path, depth)?;
-            let absent = value.is_null() || (field.by_value && is_zero(&value));
+            let value = match (field.union, raw) {
+                (Some(union), Raw::Bytes(bytes)) => either(union, bytes, &path, depth)?,
+                _ => value(shape, raw, &path, depth)?,
+            };
+            let absent = value.is_null() || (field.zero == Zero::Absent && is_zero(&value));
             if !absent {
                 object.insert(field.name.to_owned(), value);
             }
@@ -138,9 +146,51 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
+/// What a field is in Go before anything is read into it.
+fn zero(shape: &'static Shape, depth: usize) -> Result<Value, ProtobufError> {
+    Ok(match shape {
+        Shape::Object(type_name) => Value::Object(object(type_name, &[], depth + 1)?),
+        Shape::List(_) => json!([]),
+        Shape::Map(_) => json!({}),
+        Shape::Scalar(Scalar::String | Scalar::Bytes) => json!(""),
+        Shape::Scalar(Scalar::Boolean) => json!(false),
+        Shape::Scalar(Scalar::Quantity) => json!("0"),
+        Shape::Scalar(Scalar::Integer32 | Scalar::Integer64 | Scalar::Number | Scalar::IntOrString) => json!(0),
+        Shape::Scalar(Scalar::Time | Scalar::MicroTime | Scalar::Any) => Value::Null,
+    })
+}
+
+/// A message of two fields of which JSON shows the one that is set; the second counts when it is there.
+fn either(union: Union, bytes: &[u8], path: &dyn Fn() -> String, depth: usize) -> Result<Value, ProtobufError> {
+    let within = path();
+    let mut reader = Reader::new(bytes, &within);
+    let (mut first, mut second) = (Value::Null, Value::Null);
+    let schema = |bytes: &[u8]| object("JSONSchemaProps", bytes, depth + 1).map(Value::Object);
+    let push = |list: &mut Value, item: Value| match list {
+        Value::Array(list) => list.push(item),
+        other => *other = json!([item]),
+    };
+    while let Some((number, raw)) = reader.next()? {
+        match (union, number, raw) {
+            (Union::Allowed, 1, Raw::Varint(n)) => first = json!(n != 0),
+            (Union::Allowed, 2, Raw::Bytes(bytes)) => second = schema(bytes)?,
+            (Union::Schemas | Union::Names, 1, Raw::Bytes(bytes)) => first = schema(bytes)?,
+            (Union::Schemas, 2, Raw::Bytes(bytes)) => push(&mut second, schema(bytes)?),
+            (Union::Names, 2, Raw::Bytes(bytes)) => push(&mut second, json!(text(bytes, &within)?)),
+            _ => {}
+        }
+    }
+    Ok(match (union, second) {
+        (Union::Allowed, Value::Null) if first.is_null() => json!(false),
+        (_, Value::Null) => first,
+        (_, second) => second,
+    })
+}
+
 /// A map is a list of messages of key (1) and value (2).
 fn entry(
     shape: &'static Shape,
+    union: Option<Union>,
     bytes: &[u8],
     path: &dyn Fn() -> String,
     depth: usize,
@@ -151,18 +201,20 @@ fn entry(
     while let Some((number, raw)) = reader.next()? {
         match (number, raw) {
             (1, Raw::Bytes(bytes)) => text(bytes, &within)?.clone_into(&mut key),
-            (2, raw) => found = Some(value(shape, raw, path, depth)?),
+            (2, raw) => {
+                found = Some(match (union, raw) {
+                    (Some(union), Raw::Bytes(bytes)) => either(union, bytes, path, depth)?,
+                    _ => value(shape, raw, path, depth)?,
+                });
+            }
             _ => {}
         }
     }
-    let empty = match shape {
-        Shape::Scalar(Scalar::String | Scalar::Bytes) => json!(""),
-        Shape::Scalar(Scalar::Quantity) => json!("0"),
-        Shape::List(_) => json!([]),
-        Shape::Object(_) | Shape::Map(_) => json!({}),
-        Shape::Scalar(_) => Value::Null,
+    let value = match found {
+        Some(value) => value,
+        None => zero(shape, depth)?,
     };
-    Ok((key, found.unwrap_or(empty)))
+    Ok((key, value))
 }
 
 fn value(shape: &'static Shape, raw: Raw<'_>, path: &dyn Fn() -> String, depth: usize) -> Result<Value, ProtobufError> {

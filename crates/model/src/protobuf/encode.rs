@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::fields::{Level, Node, message};
+use super::fields::{Level, Node, Union, message};
 use super::wire::{put_bytes, put_double, put_number};
 use super::{MAGIC, header, type_of};
 use crate::schema::{Scalar, Shape};
@@ -87,20 +87,21 @@ fn level(level: &'static Level, object: &Value, out: &mut Vec<u8>) {
             }
             Node::Field(field) => {
                 if let Some(value) = object.get(field.name).filter(|value| !value.is_null()) {
-                    put(*number, field.shape, value, out);
+                    put(*number, field.shape, field.union, value, out);
                 }
             }
         }
     }
 }
 
-fn put(number: u32, shape: &'static Shape, value: &Value, out: &mut Vec<u8>) {
+fn put(number: u32, shape: &'static Shape, union: Option<Union>, value: &Value, out: &mut Vec<u8>) {
     match shape {
+        Shape::Scalar(_) if union.is_some_and(|union| put_either(number, union, value, out)) => {}
         Shape::Scalar(scalar) => put_scalar(number, *scalar, value, out),
         Shape::Object(type_name) => put_bytes(out, number, &to_message(type_name, value).unwrap_or_default()),
         Shape::List(item) => {
             for entry in value.as_array().into_iter().flatten() {
-                put(number, item, entry, out);
+                put(number, item, union, entry, out);
             }
         }
         Shape::Map(inner) => {
@@ -109,15 +110,38 @@ fn put(number: u32, shape: &'static Shape, value: &Value, out: &mut Vec<u8>) {
                 put_bytes(&mut entry, 1, key.as_bytes());
                 if let Shape::List(_) = inner.as_ref() {
                     let mut items = Vec::new();
-                    put(1, inner, value, &mut items);
+                    put(1, inner, union, value, &mut items);
                     put_bytes(&mut entry, 2, &items);
                 } else {
-                    put(2, inner, value, &mut entry);
+                    put(2, inner, union, value, &mut entry);
                 }
                 put_bytes(out, number, &entry);
             }
         }
     }
+}
+
+/// A field that JSON shows in one of two shapes; false when the value has neither.
+fn put_either(number: u32, union: Union, value: &Value, out: &mut Vec<u8>) -> bool {
+    let schema = |value: &Value| to_message("JSONSchemaProps", value).unwrap_or_default();
+    let mut inner = Vec::new();
+    match (union, value) {
+        (Union::Allowed, Value::Bool(allowed)) => put_number(&mut inner, 1, u64::from(*allowed)),
+        (Union::Allowed, Value::Object(_)) => {
+            put_number(&mut inner, 1, 1);
+            put_bytes(&mut inner, 2, &schema(value));
+        }
+        (_, Value::Object(_)) => put_bytes(&mut inner, 1, &schema(value)),
+        (Union::Schemas, Value::Array(schemas)) => {
+            schemas.iter().for_each(|one| put_bytes(&mut inner, 2, &schema(one)));
+        }
+        (Union::Names, Value::Array(names)) => {
+            names.iter().for_each(|name| put_bytes(&mut inner, 2, name.as_str().unwrap_or_default().as_bytes()));
+        }
+        _ => return false,
+    }
+    put_bytes(out, number, &inner);
+    true
 }
 
 fn put_scalar(number: u32, scalar: Scalar, value: &Value, out: &mut Vec<u8>) {

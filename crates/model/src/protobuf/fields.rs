@@ -23,8 +23,31 @@ pub(super) enum Node {
 pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) shape: &'static Shape,
-    /// Whether zero means absent.
-    pub(super) by_value: bool,
+    pub(super) zero: Zero,
+    /// Set where JSON may hold one of two shapes.
+    pub(super) union: Option<Union>,
+}
+
+/// How a field and its zero go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Zero {
+    /// Zero is a value like any other.
+    Value,
+    /// Zero on the wire means that the field is absent.
+    Absent,
+    /// A field that is absent on the wire is zero.
+    Filled,
+}
+
+/// Fields of a JSONSchemaProps that are a schema or something else; a message of two fields on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Union {
+    /// A schema (1) or schemas (2).
+    Schemas,
+    /// A boolean (1) or a schema (2), for which the boolean is true.
+    Allowed,
+    /// A schema (1) or names (2).
+    Names,
 }
 
 /// A type that has a protobuf form.
@@ -32,6 +55,8 @@ pub(super) struct Field {
 pub(super) struct Message {
     pub(super) type_name: &'static str,
     pub(super) level: Level,
+    /// The fields of [`Zero::Filled`], on whatever level.
+    pub(super) filled: Vec<(&'static str, &'static Shape)>,
 }
 
 static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
@@ -47,14 +72,29 @@ pub(super) fn message(type_name: &str) -> Option<&'static Message> {
 fn parse(line: &'static str) -> Option<Message> {
     let mut words = line.split(' ');
     let type_name = words.next().filter(|name| !name.is_empty())?;
-    let mut level = Level::new();
+    let (mut level, mut filled) = (Level::new(), Vec::new());
     for word in words {
         let (name, number) = word.split_once('=')?;
-        let by_value = number.ends_with('-');
-        let path: Vec<u32> = number.trim_end_matches('-').split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
-        insert(&mut level, &path, Field { name, shape: shape(type_name, name)?, by_value });
+        let (number, union) = number.split_once('/').unwrap_or((number, ""));
+        let (number, zero) = match number.strip_suffix(['-', '!']) {
+            Some(digits) if number.ends_with('-') => (digits, Zero::Absent),
+            Some(digits) => (digits, Zero::Filled),
+            None => (number, Zero::Value),
+        };
+        let union = match union {
+            "schemas" => Some(Union::Schemas),
+            "allowed" => Some(Union::Allowed),
+            "names" => Some(Union::Names),
+            _ => None,
+        };
+        let path: Vec<u32> = number.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
+        let shape = shape(type_name, name)?;
+        if zero == Zero::Filled {
+            filled.push((name, shape));
+        }
+        insert(&mut level, &path, Field { name, shape, zero, union });
     }
-    Some(Message { type_name, level })
+    Some(Message { type_name, level, filled })
 }
 
 fn insert(level: &mut Level, path: &[u32], field: Field) {
@@ -88,7 +128,7 @@ mod tests {
     #[test]
     fn embedded_messages_are_levels() {
         let volume = message("Volume").expect("in the table");
-        assert!(matches!(&volume.level[&1], Node::Field(field) if field.name == "name" && !field.by_value));
+        assert!(matches!(&volume.level[&1], Node::Field(field) if field.name == "name" && field.zero == Zero::Filled));
         let Node::Embedded(source) = &volume.level[&2] else { panic!("VolumeSource is embedded") };
         assert!(matches!(&source[&1], Node::Field(field) if field.name == "hostPath"));
     }

@@ -6,7 +6,7 @@
 //!
 //! Guarantees: reading never panics, is limited in depth and cannot be made to take more memory than a small multiple of
 //! the body; what has no number is skipped, as protobuf asks. Deliberately absent: custom resources, which Kubernetes
-//! itself serves in JSON only, and their definitions.
+//! itself serves in JSON only.
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>,
 //! <https://protobuf.dev/programming-guides/encoding/>.
@@ -94,9 +94,10 @@ fn is_built_in(group: &str) -> bool {
     !group.contains('.') || group.ends_with(".k8s.io")
 }
 
-/// The name of the type in the schema under which the objects of a kind are checked.
+/// The name of the type in the schema under which the objects of a kind are checked; empty for custom resources.
 pub fn schema_type<'a>(api_version: &str, kind: &'a str) -> &'a str {
     match (api_version.split_once('/').map_or("", |(group, _)| group), kind) {
+        (group, _) if !is_built_in(group) => "",
         ("events.k8s.io", "Event") => "EventsEvent",
         ("authentication.k8s.io", "TokenRequest") => "AuthenticationTokenRequest",
         _ => kind,
