@@ -223,7 +223,7 @@ impl Api {
             return Ok(response);
         }
         if path.starts_with("/openapi/") {
-            return openapi::answer(&*self.registry.now().await?, path, headers);
+            return openapi::answer(&*self.registry.now().await?, path, uri.query(), headers);
         }
         let value = discovery::answer(path, headers, &*self.registry.now().await?, &self.settings)?;
         let mut response = reply::json(StatusCode::OK, &value);

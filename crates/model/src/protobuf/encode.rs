@@ -133,10 +133,14 @@ fn put_either(number: u32, union: Union, value: &Value, out: &mut Vec<u8>) -> bo
         }
         (_, Value::Object(_)) => put_bytes(&mut inner, 1, &schema(value)),
         (Union::Schemas, Value::Array(schemas)) => {
-            schemas.iter().for_each(|one| put_bytes(&mut inner, 2, &schema(one)));
+            for one in schemas {
+                put_bytes(&mut inner, 2, &schema(one));
+            }
         }
         (Union::Names, Value::Array(names)) => {
-            names.iter().for_each(|name| put_bytes(&mut inner, 2, name.as_str().unwrap_or_default().as_bytes()));
+            for name in names {
+                put_bytes(&mut inner, 2, name.as_str().unwrap_or_default().as_bytes());
+            }
         }
         _ => return false,
     }
