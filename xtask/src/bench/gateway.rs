@@ -126,10 +126,13 @@ fn measure(args: &GatewayArgs, binary: &Path, folder: &Path) -> Outcome<Vec<Row>
     Ok(rows)
 }
 
+/// What a figure is called, its unit, and where it stands.
+type Kind = (&'static str, &'static str, fn(&Figures) -> f64);
+
 /// A row for each figure of the gateway, with HAProxy's beside it, and rows of the other proxies.
 fn summary(workload: &str, names: &[&str], all: &[Vec<Figures>]) -> Vec<Row> {
     let figure = |which: usize, of: fn(&Figures) -> f64| median(&all[which].iter().map(of).collect::<Vec<_>>());
-    let kinds: [(&str, &'static str, fn(&Figures) -> f64); 4] = [
+    let kinds: [Kind; 4] = [
         ("requests per second", "1/s", |it| it.per_second),
         ("p50", "us", |it| it.p50_us),
         ("p99", "us", |it| it.p99_us),
@@ -236,10 +239,9 @@ fn wait_for(name: &str, port: u16) -> Outcome {
 /// What nginx needs to run from a folder of its own.
 fn nginx_frame(folder: &Path, name: &str, http: &str) -> String {
     let folder = folder.display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {folder}/{name}-{kind};\n"))
-        .collect();
+        .concat();
     format!(
         "daemon off;\nworker_processes 1;\npid {folder}/{name}.pid;\nerror_log {folder}/{name}.log crit;\nevents {{ worker_connections 4096; }}\nhttp {{\n{temporary}  access_log off;\n  keepalive_requests 100000000;\n{http}}}\n"
     )
@@ -254,8 +256,13 @@ fn endpoint(folder: &Path, port: u16) -> String {
     nginx_frame(folder, &format!("endpoint-{port}"), &server)
 }
 
+/// One line of configuration for each endpoint.
+fn for_each_endpoint(line: impl Fn(u16) -> String) -> String {
+    ENDPOINTS.map(line).concat()
+}
+
 fn gateway_yaml() -> String {
-    let endpoints: String = ENDPOINTS.iter().map(|port| format!("  - {{address: \"127.0.0.1:{port}\"}}\n")).collect();
+    let endpoints = for_each_endpoint(|port| format!("  - {{address: \"127.0.0.1:{port}\"}}\n"));
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: bench}}\nspec:\n  gatewayClassName: mainstay\n  listeners: [{{name: http, port: {}, protocol: HTTP}}]\n---\n\
          apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: all}}\nspec:\n  parentRefs: [{{name: bench}}]\n  rules:\n  - backendRefs: [{{group: mainstay.dev, kind: Backend, name: endpoints}}]\n---\n\
@@ -266,8 +273,7 @@ fn gateway_yaml() -> String {
 }
 
 fn haproxy_cfg() -> String {
-    let servers: String =
-        ENDPOINTS.iter().map(|port| format!("  server s{port} 127.0.0.1:{port} check inter 1s\n")).collect();
+    let servers = for_each_endpoint(|port| format!("  server s{port} 127.0.0.1:{port} check inter 1s\n"));
     format!(
         "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n  retries 2\n  option redispatch\n  retry-on all-retryable-errors\n\
          frontend f\n  bind 127.0.0.1:{}\n  stick-table type ip size 100k expire 30s store http_req_rate(1s)\n  http-request track-sc0 src\n  http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 10000000 }}\n  option forwardfor\n  default_backend b\n\
@@ -277,7 +283,7 @@ fn haproxy_cfg() -> String {
 }
 
 fn nginx_conf(folder: &Path) -> String {
-    let servers: String = ENDPOINTS.iter().map(|port| format!("server 127.0.0.1:{port}; ")).collect();
+    let servers = for_each_endpoint(|port| format!("server 127.0.0.1:{port}; "));
     let http = format!(
         "  limit_req_zone $binary_remote_addr zone=a:10m rate=1000000r/s;\n  upstream u {{ {servers}keepalive 128; keepalive_requests 100000000; }}\n  server {{ listen 127.0.0.1:{} backlog=4096; location / {{ limit_req zone=a burst=100000 nodelay; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header X-Forwarded-For $remote_addr; proxy_pass http://u; }} }}\n",
         PROXIES[2].1

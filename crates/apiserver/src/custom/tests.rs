@@ -48,7 +48,7 @@ fn definition() -> Value {
     })
 }
 
-fn widget(name: &str, spec: Value) -> Value {
+fn widget(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
 }
 
@@ -70,7 +70,7 @@ async fn send(world: &World, method: &str, path: &str, body: &Value) -> Answer {
 #[tokio::test]
 async fn a_kind_is_served_right_after_its_definition() {
     let world = world().await;
-    let created = world.post(WIDGETS, widget("a", json!({"size": 3, "ports": [{"n": 80}]}))).await;
+    let created = world.post(WIDGETS, widget("a", &json!({"size": 3, "ports": [{"n": 80}]}))).await;
     let expected = json!({"size": 3, "max": 10, "color": "red", "ports": [{"n": 80, "p": "TCP"}]});
     assert_eq!((&created["spec"], &created["metadata"]["generation"]), (&expected, &json!(1)));
     assert!(created.get("status").is_none());
@@ -100,12 +100,12 @@ async fn discovery_and_openapi_know_the_kind() {
 #[tokio::test]
 async fn objects_are_judged_by_their_schema() {
     let world = world().await;
-    let bad = send(&world, "POST", WIDGETS, &widget("b", json!({"size": -1, "color": "green"}))).await;
+    let bad = send(&world, "POST", WIDGETS, &widget("b", &json!({"size": -1, "color": "green"}))).await;
     assert_eq!(
         bad.refused(422),
         "Widget.example.com \"b\" is invalid: [spec.color: Unsupported value: \"green\": supported values: \"blue\", \"red\", spec.size: Invalid value: -1: spec.size in body should be greater than or equal to 0]"
     );
-    let bad = send(&world, "POST", WIDGETS, &widget("b", json!({"size": 11}))).await;
+    let bad = send(&world, "POST", WIDGETS, &widget("b", &json!({"size": 11}))).await;
     assert_eq!(
         bad.refused(422),
         "Widget.example.com \"b\" is invalid: spec: Invalid value: size must not be above max"
@@ -118,7 +118,7 @@ async fn objects_are_judged_by_their_schema() {
             .await;
     assert!(bad.refused(400).contains("cannot be handled as a Widget"), "{}", bad.message());
 
-    let unknown = widget("b", json!({"size": 1, "sise": 2}));
+    let unknown = widget("b", &json!({"size": 1, "sise": 2}));
     let strict = send(&world, "POST", &format!("{WIDGETS}?fieldValidation=Strict"), &unknown).await;
     assert!(
         strict.refused(400).ends_with("strict decoding error: unknown field \"spec.sise\""),
@@ -133,7 +133,7 @@ async fn objects_are_judged_by_their_schema() {
 #[tokio::test]
 async fn updates_status_and_scale() {
     let world = world().await;
-    world.post(WIDGETS, widget("a", json!({"size": 3, "name": "x"}))).await;
+    world.post(WIDGETS, widget("a", &json!({"size": 3, "name": "x"}))).await;
     let path = format!("{WIDGETS}/a");
     let patched = send(&world, "PATCH", &path, &json!({"spec": {"size": 4}, "status": {"replicas": 9}})).await.ok();
     assert_eq!((&patched["metadata"]["generation"], patched.get("status")), (&json!(2), None));
@@ -159,8 +159,8 @@ async fn updates_status_and_scale() {
 #[tokio::test]
 async fn columns_and_selectable_fields() {
     let world = world().await;
-    world.post(WIDGETS, widget("a", json!({"size": 3}))).await;
-    world.post(WIDGETS, widget("b", json!({"size": 4, "color": "blue"}))).await;
+    world.post(WIDGETS, widget("a", &json!({"size": 3}))).await;
+    world.post(WIDGETS, widget("b", &json!({"size": 4, "color": "blue"}))).await;
     let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let table = world.call_with(admin(), "GET", WIDGETS, &Value::Null, &accept).await.ok();
     let names: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
@@ -174,7 +174,7 @@ async fn columns_and_selectable_fields() {
 #[tokio::test]
 async fn every_served_version_shows_the_same_object() {
     let world = world().await;
-    world.post(WIDGETS, widget("a", json!({"size": 3}))).await;
+    world.post(WIDGETS, widget("a", &json!({"size": 3}))).await;
     let old = "/apis/example.com/v1beta1/namespaces/default/widgets/a";
     let answer = send(&world, "GET", old, &Value::Null).await;
     assert_eq!(answer.warnings(), ["299 - \"example.com/v1beta1 Widget is deprecated\""]);
@@ -228,14 +228,14 @@ async fn until(_: &World, what: &str, done: impl AsyncFn() -> bool) {
 #[tokio::test]
 async fn a_definition_outlives_its_objects() {
     let world = world().await;
-    let mut held = widget("held", json!({"size": 1}));
+    let mut held = widget("held", &json!({"size": 1}));
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     world.post(WIDGETS, held).await;
-    world.post(WIDGETS, widget("a", json!({"size": 1}))).await;
+    world.post(WIDGETS, widget("a", &json!({"size": 1}))).await;
     let path = format!("{DEFINITIONS}/widgets.example.com");
     let ending = send(&world, "DELETE", &path, &Value::Null).await.ok();
     assert_eq!(ending["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
-    let refused = send(&world, "POST", WIDGETS, &widget("b", json!({"size": 1}))).await;
+    let refused = send(&world, "POST", WIDGETS, &widget("b", &json!({"size": 1}))).await;
     assert_eq!(refused.refused(405), "create not allowed while custom resource definition is terminating");
     until(&world, "the other object gone", async || {
         send(&world, "GET", &format!("{WIDGETS}/a"), &Value::Null).await.code == 404

@@ -135,7 +135,6 @@ impl<'a> Source<'a> {
             2 => Value::from(self.number()),
             3 => Number::from_f64(f64::from_bits(self.number() as u64)).map_or(Value::Null, Value::Number),
             4 | 5 => Value::from(byte / 16),
-            6 | 7 => Value::String(self.word()),
             8..=10 if depth < DEPTH_MAX => (0..byte / 16 % 5).map(|_| self.value_at(depth + 1)).collect(),
             11.. if depth < DEPTH_MAX => Value::Object(
                 (0..byte / 16 % 6).map(|_| (self.word(), self.value_at(depth + 1))).collect::<Map<_, _>>(),
