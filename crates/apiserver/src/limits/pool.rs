@@ -207,7 +207,10 @@ mod tests {
         let held = turn(pool.enter("a")).await;
         assert_eq!(pool.enter("b").await.err().and_then(|error| error.retry_after_seconds), Some(1));
         drop(held);
-        assert_eq!((pool.taken(), pool.state().ring.len(), pool.state().waiting), (0, 0, 0));
+        {
+            let state = pool.state();
+            assert_eq!((state.taken, state.ring.len(), state.waiting), (0, 0, 0));
+        }
         turn(pool.enter("b")).await;
     }
 }

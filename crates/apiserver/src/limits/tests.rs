@@ -53,9 +53,8 @@ async fn nesting_without_end_is_refused() {
         assert_eq!(send(&world, "POST", path, "application/yaml", &body).await.code, 400);
     }
     // Two patches, each within bounds, would add up.
-    world
-        .post("/apis/apps/v1/namespaces/default/controllerrevisions", json!({"metadata": {"name": "r"}, "revision": 1}))
-        .await;
+    let revision = json!({"metadata": {"name": "r"}, "revision": 1, "data": {}});
+    world.post("/apis/apps/v1/namespaces/default/controllerrevisions", revision).await;
     let mut deep = json!(1);
     for _ in 0..110 {
         deep = json!({"a": deep});
