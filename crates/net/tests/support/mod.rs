@@ -141,12 +141,20 @@ impl Place {
 
     pub fn udp_who(&self, address: SocketAddrV4) -> std::io::Result<String> {
         let socket = self.run(|| UdpSocket::bind("0.0.0.0:0"))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
         socket.connect(address)?;
-        socket.send(b"?")?;
+        let start = Instant::now();
         let mut buffer = [0; 64];
-        let bytes = socket.recv(&mut buffer)?;
-        Ok(String::from_utf8_lossy(&buffer[..bytes]).into_owned())
+        // A datagram may get lost, and so may its refusal: the kernel limits the rate of its ICMP messages. Who asks by
+        // UDP asks again.
+        loop {
+            socket.send(b"?")?;
+            match socket.recv(&mut buffer) {
+                Ok(bytes) => return Ok(String::from_utf8_lossy(&buffer[..bytes]).into_owned()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Asserts that `address` refuses at once.

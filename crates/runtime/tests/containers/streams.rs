@@ -47,7 +47,8 @@ pub(crate) async fn attached_by_pipes(world: &World) {
         assert!(writer.write(format!("{word}\n").as_bytes()).await);
         read_until(&mut reader, &format!("got {word}\n")).await;
     }
-    assert_eq!(log(&stays), ["got one", "got two"]);
+    // The streams do not wait for the log.
+    wait_until("both lines in the log", || log(&stays) == ["got one", "got two"]).await;
     assert!(attach(&config.dir, "nobody", false).await.is_err());
     sandbox.stop().await.unwrap();
 }
