@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::audit::{Stage, Trail};
 use crate::metrics::Observed;
 use crate::reply::{self, Body, BodyError};
-use crate::request::{Call, Verb};
+use crate::request::{Call, Encoding, Verb};
 
 /// Where a request came from; an extension of requests that came over the network.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,8 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 pub(crate) struct Exchange {
     pub(crate) began: Instant,
     pub(crate) received: Timestamp,
+    /// How the caller wants to hear of a failure.
+    pub(crate) encoding: Encoding,
     /// The verb in the words of authorisation.
     pub(crate) verb: String,
     /// Set when the request is about a resource.
@@ -36,8 +38,8 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// At the moment when the head of the request was read.
-    pub(crate) fn begin(received: Timestamp) -> Self {
-        Self { began: Instant::now(), received, verb: String::new(), call: None, trail: None }
+    pub(crate) fn begin(received: Timestamp, encoding: Encoding) -> Self {
+        Self { began: Instant::now(), received, encoding, verb: String::new(), call: None, trail: None }
     }
 
     /// Whether the answer may flow for long: a watch, or something that somebody else answers.
@@ -50,7 +52,7 @@ impl Exchange {
     /// The answer with everything that goes with it; counts and writes down.
     pub(crate) fn finish(mut self, api: &Arc<Api>, answer: Result<Response<Body>, ApiError>) -> Response<Body> {
         let mut response = answer.unwrap_or_else(|error| {
-            let response = reply::error(&error);
+            let response = reply::error(&error, self.encoding);
             if let Some(trail) = &mut self.trail {
                 trail.refusal = Some(error);
             }

@@ -19,7 +19,7 @@ use crate::exchange::{Exchange, Peer};
 use crate::registry::Catalogue;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Call, Form, Target, Verb};
-use crate::{custom, discovery, health, maintenance, metrics, openapi, proxy, rest, usage, watch};
+use crate::{custom, decode, discovery, health, maintenance, metrics, openapi, proxy, rest, usage, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -35,7 +35,7 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let mut exchange = Exchange::begin(self.now());
+        let mut exchange = Exchange::begin(self.now(), request::status_encoding(request.headers()));
         let answer = self.try_handle(request, user, &mut exchange).await;
         exchange.finish(self, answer)
     }
@@ -164,7 +164,8 @@ impl Api {
                 (StatusCode::CREATED, self.review(call, media_type, &body).await?)
             }
             (_, Some("token")) => {
-                let request = rest::parse_body(media_type, &body)?;
+                let mut request = rest::parse_body(media_type, &body)?;
+                decode::check_subresource(call, &mut request)?;
                 let review = Review { call, operation: Operation::Create, old: None, dry_run: false };
                 admission::validate(self, review, &request).await?;
                 (StatusCode::CREATED, authn::token_request(self, call, request).await?)
@@ -191,6 +192,7 @@ impl Api {
     /// Questions about identity and permission, which are answered and not stored.
     async fn review(&self, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
         let mut review = rest::parse_body(media_type, body)?;
+        decode::check_as(&call.resource.api_version(), &call.resource.kind, &mut review)?;
         review["kind"] = call.resource.kind.clone().into();
         review["apiVersion"] = call.resource.api_version().into();
         match call.resource.kind.as_str() {

@@ -75,12 +75,12 @@ fn escape(c: char) -> impl Iterator<Item = char> {
 }
 
 /// The answer to a call that failed.
-pub(crate) fn error(error: &ApiError) -> Response<Body> {
+pub(crate) fn error(error: &ApiError, encoding: Encoding) -> Response<Body> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if error.code >= 500 {
         tracing::warn!(code = error.code, message = %error.message, "request failed");
     }
-    let mut response = json(code, &error.to_status());
+    let mut response = object(code, &error.to_status(), encoding);
     if let Some(seconds) = error.retry_after_seconds {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }

@@ -393,6 +393,13 @@ pub(crate) fn alternatives(headers: &HeaderMap) -> Vec<(&str, HashMap<&str, &str
     all.into_iter().map(|(_, media, parameters)| (media, parameters)).collect()
 }
 
+/// The encoding of a `Status` that refuses a request, whatever else is wrong with it: JSON where the `Accept` header names
+/// nothing that can be given.
+pub(crate) fn status_encoding(headers: &HeaderMap) -> Encoding {
+    let mut wanted = alternatives(headers).into_iter().map(|(media, _)| media);
+    wanted.find_map(|media| Encoding::of(media, false, true)).unwrap_or(Encoding::Json)
+}
+
 /// Chooses the answer's form and encoding from the `Accept` header: the first acceptable alternative wins. Custom
 /// resources have no protobuf form, and watches none in YAML.
 ///

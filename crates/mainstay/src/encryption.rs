@@ -89,10 +89,15 @@ pub fn keyring(path: &Path) -> Result<Keyring, EncryptError> {
 pub fn keyring_of(instance: &Instance) -> Result<Keyring, EncryptError> {
     let path = file(instance);
     if !path.exists() {
-        let configuration = EncryptionConfiguration::new(&RESOURCES, NamedKey::random("key-1".to_owned())?);
+        let configuration = EncryptionConfiguration::new(&RESOURCES, NamedKey::random(key_name(1))?);
         store(&path, &configuration)?;
     }
     keyring(&path)
+}
+
+/// A name that no key of before had, even if the file with them was lost: `key-2-9c41d07e`.
+fn key_name(number: u64) -> String {
+    format!("key-{number}-{:08x}", fastrand::u32(..))
 }
 
 fn load(path: &Path) -> Result<EncryptionConfiguration, EncryptError> {
@@ -150,8 +155,8 @@ pub async fn run(args: &SecretsArgs) -> Result<(), EncryptError> {
 async fn rotate(instance: &Instance, client: &Client) -> Result<Value, EncryptError> {
     let path = file(instance);
     let mut configuration = load(&path)?;
-    let numbers = configuration.key_names().filter_map(|name| name.strip_prefix("key-")?.parse::<u64>().ok());
-    let name = format!("key-{}", numbers.max().unwrap_or(0) + 1);
+    let numbers = configuration.key_names().filter_map(|name| name.split('-').nth(1)?.parse::<u64>().ok());
+    let name = key_name(numbers.max().unwrap_or(0) + 1);
     if configuration.put_first(&NamedKey::random(name.clone())?) == 0 {
         return Err(EncryptError::NothingEncrypted(path));
     }
@@ -216,7 +221,9 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         keyring_of(&instance).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert_eq!(load(&path).unwrap().key_names().collect::<Vec<_>>(), ["key-1"]);
+        let configuration = load(&path).unwrap();
+        let names: Vec<&str> = configuration.key_names().collect();
+        assert!(names.len() == 1 && names[0].starts_with("key-1-"), "{names:?}");
     }
 
     #[test]

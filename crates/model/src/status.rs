@@ -133,6 +133,8 @@ pub struct ApiError {
     pub other_causes: Vec<Cause>,
     /// After how many seconds it is worth trying again.
     pub retry_after_seconds: Option<u32>,
+    /// Where a list may go on that cannot be given as one state any more.
+    pub continue_token: Option<String>,
 }
 
 /// One of `Status.details.causes` that is no fault of a value.
@@ -157,6 +159,7 @@ impl ApiError {
             causes: Vec::new(),
             other_causes: Vec::new(),
             retry_after_seconds: None,
+            continue_token: None,
         }
     }
 
@@ -269,6 +272,9 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
+        if let Some(token) = &self.continue_token {
+            status["metadata"]["continue"] = json!(token);
+        }
         let mut details = serde_json::Map::new();
         if let Some(about) = &self.about {
             for (key, value) in [("name", &about.name), ("group", &about.group), ("kind", &about.kind)] {

@@ -48,7 +48,7 @@ fn wanted(headers: &HeaderMap) -> Result<Option<User>, ApiError> {
     }
     let what = format!("requested {user:?} without impersonating a user");
     tracing::debug!(what);
-    Err(ApiError::internal("impersonating a group, uid or extra attribute needs a user, too: add Impersonate-User"))
+    Err(ApiError::bad_request("impersonating a group, uid or extra attribute needs a user, too: add Impersonate-User"))
 }
 
 /// The permissions it takes, one for each attribute.

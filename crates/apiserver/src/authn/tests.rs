@@ -133,6 +133,8 @@ async fn impersonation_takes_a_role() {
         refused.refused(403),
         r#"users "jane" is forbidden: User "eve" cannot impersonate resource "users" in API group "" at the cluster scope"#
     );
+    let nobody = world.call_with(admin(), "POST", WHOAMI, &json!({}), &[("impersonate-group", "dev")]).await;
+    assert!(nobody.refused(400).contains("Impersonate-User"));
 }
 
 #[tokio::test]

@@ -46,13 +46,15 @@ enum Subject {
 }
 
 impl Subject {
-    fn read(subject: &Value) -> Option<Self> {
+    /// A subject of a binding in `home`, which is empty for a ClusterRoleBinding.
+    fn read(subject: &Value, home: &str) -> Option<Self> {
         let name = subject["name"].as_str()?;
         Some(match subject["kind"].as_str()? {
             "User" => Self::User(name.to_owned()),
             "Group" => Self::Group(name.to_owned()),
             _ => {
-                let namespace = subject["namespace"].as_str().unwrap_or_default();
+                let given = subject["namespace"].as_str().filter(|namespace| !namespace.is_empty());
+                let namespace = given.unwrap_or(home);
                 Self::Account(account_user(namespace, name), format!("{name}/{namespace}"))
             }
         })
@@ -131,7 +133,7 @@ impl Policies {
         }
         let Some(object) = object else { return };
         let mut subjects: Vec<Subject> =
-            object["subjects"].as_array().into_iter().flatten().filter_map(Subject::read).collect();
+            object["subjects"].as_array().into_iter().flatten().filter_map(|s| Subject::read(s, namespace)).collect();
         subjects.dedup();
         let binding = Arc::new(Binding {
             namespace: namespace.to_owned(),
@@ -233,7 +235,8 @@ mod tests {
         put(&mut policies, "clusterroles/read", &json!({"rules": rules}));
         put(&mut policies, "roles/a/own", &json!({"rules": rules}));
         let binding = |kind: &str, role: &str, subjects: Value| json!({"roleRef": {"kind": kind, "name": role}, "subjects": subjects});
-        let account = json!([{"kind": "ServiceAccount", "namespace": "a", "name": "bot"}]);
+        let account = json!([{"kind": "ServiceAccount", "namespace": "a", "name": "bot"},
+            {"kind": "ServiceAccount", "name": "neighbour"}]);
         put(&mut policies, "rolebindings/a/bots", &binding("Role", "own", account));
         put(
             &mut policies,
@@ -264,6 +267,9 @@ mod tests {
         let bot = User::service_account("a", "bot", "");
         let reason = r#"RBAC: allowed by RoleBinding "bots/a" of Role "own" to ServiceAccount "bot/a""#;
         assert_eq!(policies.decide(&bot, &pods("a")).as_deref(), Ok(reason));
+        // Without a namespace, an account is one of the binding's own.
+        assert!(policies.decide(&User::service_account("a", "neighbour", ""), &pods("a")).is_ok());
+        assert!(policies.decide(&User::service_account("b", "neighbour", ""), &pods("a")).is_err());
         let ops = User::new("o", &["ops"]);
         assert!(policies.decide(&ops, &pods("")).is_ok() && policies.decide(&ops, &pods("z")).is_ok());
         assert_eq!(policies.rules_of(&ops, "").0.len(), 1);

@@ -9,6 +9,7 @@ mod reading;
 
 use mainstay_model::conform::conform;
 use mainstay_model::protobuf::schema_type;
+use mainstay_model::resource::Subresource;
 use mainstay_model::status::ApiError;
 use serde_json::Value;
 
@@ -121,6 +122,28 @@ fn shape(call: &Call, object: &mut Value) -> Result<Vec<String>, ApiError> {
     }
     let type_name = schema_type(&resource.api_version(), &resource.kind);
     conform(type_name, object).map_err(|mismatch| refusal(call, &mismatch.to_string()))
+}
+
+/// Brings a body that is no object of its resource, options or what a subresource takes, into the shape of its own kind.
+///
+/// # Errors
+/// 400 for another kind, and for a JSON type that does not fit.
+pub(crate) fn check_as(api_version: &str, kind: &str, body: &mut Value) -> Result<(), ApiError> {
+    if let Some(given) = body["kind"].as_str().filter(|given| !given.is_empty() && *given != kind) {
+        let why = format!("the kind in the data ({given}) does not match the expected kind ({kind})");
+        return Err(ApiError::bad_request(why));
+    }
+    let conformed = conform(schema_type(api_version, kind), body);
+    conformed.map(drop).map_err(|why| ApiError::bad_request(format!("the body cannot be handled as a {kind}: {why}")))
+}
+
+/// As [`check_as`] for the body of the call's subresource.
+///
+/// # Errors
+/// As [`check_as`].
+pub(crate) fn check_subresource(call: &Call, body: &mut Value) -> Result<(), ApiError> {
+    let shape = Subresource::of(call.subresource.as_deref().unwrap_or_default(), &call.resource);
+    check_as(&shape.group_version, &shape.kind, body)
 }
 
 fn sentences(unknown: &[String]) -> impl Iterator<Item = String> {

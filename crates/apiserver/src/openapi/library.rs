@@ -144,6 +144,8 @@ const KINDS: &[(&str, &str, Add)] = &[
     ("batch", "CronJob", add::<api::batch::v1::CronJob>),
     ("batch", "Job", add::<api::batch::v1::Job>),
     ("certificates.k8s.io", "CertificateSigningRequest", add::<api::certificates::v1::CertificateSigningRequest>),
+    ("certificates.k8s.io", "ClusterTrustBundle", add::<api::certificates::v1::ClusterTrustBundle>),
+    ("certificates.k8s.io", "PodCertificateRequest", add::<api::certificates::v1::PodCertificateRequest>),
     ("coordination.k8s.io", "Lease", add::<api::coordination::v1::Lease>),
     ("discovery.k8s.io", "EndpointSlice", add::<api::discovery::v1::EndpointSlice>),
     ("events.k8s.io", "Event", add::<api::events::v1::Event>),

@@ -16,10 +16,12 @@ use serde_json::{Value, json};
 
 use super::list::{Filter, select};
 use super::object::{encode, meta, meta_mut, parse_body};
+use super::options::ListOptions;
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::custom;
+use crate::decode;
 use crate::request::{Call, Verb};
 
 const TRIES: usize = 32;
@@ -37,7 +39,8 @@ struct Options {
 
 impl Options {
     fn read(call: &Call, media_type: &str, body: &Bytes) -> Result<Self, ApiError> {
-        let given = if body.is_empty() { Value::Null } else { parse_body(media_type, body)? };
+        let mut given = if body.is_empty() { json!({}) } else { parse_body(media_type, body)? };
+        decode::check_as("v1", "DeleteOptions", &mut given)?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let propagation =
             text(&given["propagationPolicy"]).or_else(|| call.query.get("propagationPolicy").map(str::to_owned));
@@ -50,7 +53,12 @@ impl Options {
             Some(seconds) => Some(seconds),
             None => call.query.number("gracePeriodSeconds")?,
         };
-        let dry_run = call.query.dry_run()? || given["dryRun"].as_array().is_some_and(|list| !list.is_empty());
+        let tries = given["dryRun"].as_array().map_or(&[][..], Vec::as_slice);
+        if let Some(other) = tries.iter().find(|word| **word != "All") {
+            let why = format!("dryRun: Unsupported value: {other}: supported values: \"All\"");
+            return Err(ApiError::bad_request(why));
+        }
+        let dry_run = call.query.dry_run()? || !tries.is_empty();
         let (uid, revision) = (text(&given["preconditions"]["uid"]), text(&given["preconditions"]["resourceVersion"]));
         Ok(Self { grace_seconds, propagation, uid, revision, dry_run })
     }
@@ -102,6 +110,8 @@ pub(crate) async fn delete_collection(
 ) -> Result<Value, ApiError> {
     let options = Options::read(call, media_type, body)?;
     let filter = Filter::of(call)?;
+    // Whoever means a part of the collection must not lose all of it to a slip of the pen.
+    ListOptions::read(call)?;
     let (objects, revision) = select(api, call, &filter).await?;
     let mut items = Vec::new();
     for object in objects {

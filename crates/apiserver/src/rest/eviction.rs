@@ -21,6 +21,7 @@ use super::list::{Filter, select};
 use super::object::{meta, parse_body};
 use super::update::change;
 use crate::api::Api;
+use crate::decode;
 use crate::request::{Call, Verb};
 
 /// Pods a budget remembers at most: more would say that its controller does not run.
@@ -37,7 +38,8 @@ pub(crate) async fn evict(
     media_type: &str,
     body: &[u8],
 ) -> Result<(StatusCode, Value), ApiError> {
-    let eviction = parse_body(media_type, body)?;
+    let mut eviction = parse_body(media_type, body)?;
+    decode::check_subresource(call, &mut eviction)?;
     let name = meta(&eviction, "name");
     if !name.is_empty() && name != call.name() {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));

@@ -57,13 +57,15 @@ impl Filter {
 
 /// Where the next page starts: the list's revision and the last key given.
 struct Continue {
-    revision: u64,
+    /// None when the rest shall be given as it is then: the list's own state is no longer kept.
+    revision: Option<u64>,
     last_key: String,
 }
 
 impl Continue {
     fn token(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{} {}", self.revision, self.last_key))
+        let revision = self.revision.map_or("-1".to_owned(), |revision| revision.to_string());
+        URL_SAFE_NO_PAD.encode(format!("{revision} {}", self.last_key))
     }
 
     fn read(token: &str) -> Result<Self, ApiError> {
@@ -71,7 +73,11 @@ impl Continue {
         let text =
             URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(broken)?;
         let (revision, key) = text.split_once(' ').ok_or_else(broken)?;
-        Ok(Self { revision: revision.parse().map_err(|_| broken())?, last_key: key.to_owned() })
+        let revision = match revision {
+            "-1" => None,
+            number => Some(number.parse().map_err(|_| broken())?),
+        };
+        Ok(Self { revision, last_key: key.to_owned() })
     }
 }
 
@@ -83,7 +89,7 @@ pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, Ap
     options.check_fresh(page.revision)?;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(last_key) = page.last_key {
-        metadata["continue"] = json!(Continue { revision: page.revision, last_key }.token());
+        metadata["continue"] = json!(Continue { revision: Some(page.revision), last_key }.token());
         if filter.is_open() {
             metadata["remainingItemCount"] = json!(page.remaining);
         }
@@ -120,13 +126,20 @@ async fn page(api: &Api, call: &Call, filter: &Filter, options: &ListOptions) ->
     let prefix = call.resource.key(call.namespace.as_deref(), "");
     let start = options.continue_token.as_deref().map(Continue::read).transpose()?;
     let limit = options.limit;
-    let mut at = start.as_ref().map(|start| start.revision).or(options.exact.then_some(options.revision));
-    let mut after = start.map(|start| start.last_key).filter(|key| key.starts_with(&prefix));
+    let mut at = match &start {
+        Some(start) => start.revision,
+        None => options.exact.then_some(options.revision),
+    };
+    let mut after = start.map(|start| start.last_key);
+    if after.as_ref().is_some_and(|key| !key.starts_with(&prefix)) {
+        return Err(ApiError::bad_request("continue key is not valid: it belongs to another list"));
+    }
     let mut objects = Vec::new();
     loop {
         let chunk = if limit > 0 && filter.is_open() { (limit - objects.len()).min(CHUNK) } else { CHUNK };
         let range = api.store.range(&prefix, after.as_deref(), Some(chunk), at).await;
-        let Range { entries, revision, remaining } = range.map_err(|error| list_error(call, options, error))?;
+        let Range { entries, revision, remaining } =
+            range.map_err(|error| list_error(call, options, after.as_deref(), error))?;
         let more = remaining > 0;
         at = Some(revision);
         let count = entries.len();
@@ -147,15 +160,25 @@ async fn page(api: &Api, call: &Call, filter: &Filter, options: &ListOptions) ->
     }
 }
 
-/// A page of a list that is too old to go on says what to do about it.
-fn list_error(call: &Call, options: &ListOptions, error: StoreError) -> ApiError {
-    match error {
-        StoreError::Compacted { .. } if options.continue_token.is_some() => ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You must start a new list without the continue parameter.",
-        ),
-        StoreError::Future { current } => too_new(options.revision, current),
-        error => store_error(call, error),
+/// A page of a list that is too old to go on says what to do about it, and offers the rest as it is now.
+fn list_error(call: &Call, options: &ListOptions, after: Option<&str>, error: StoreError) -> ApiError {
+    match (error, after) {
+        (StoreError::Compacted { .. }, Some(last_key)) => {
+            let mut error = ApiError::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                 list without the continue parameter, or use the continue token in this response to retrieve the \
+                 remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                 objects that were created, modified, or deleted between the time the first chunk was returned and now \
+                 may show up in the list.",
+            );
+            error.continue_token = Some(Continue { revision: None, last_key: last_key.to_owned() }.token());
+            error
+        }
+        (StoreError::Compacted { .. }, None) => {
+            ApiError::expired("The resourceVersion for the provided list is too old.")
+        }
+        (StoreError::Future { current }, _) => too_new(options.revision, current),
+        (error, _) => store_error(call, error),
     }
 }
 

@@ -11,6 +11,8 @@ mod create;
 mod delete;
 mod eviction;
 mod list;
+#[cfg(test)]
+mod list_tests;
 mod object;
 mod options;
 mod owners;
@@ -20,6 +22,8 @@ mod shape;
 mod strategy;
 mod subresource;
 mod update;
+#[cfg(test)]
+mod wrong_tests;
 
 pub(crate) use create::create;
 pub(crate) use delete::{delete, delete_collection};

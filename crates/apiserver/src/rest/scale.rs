@@ -14,6 +14,7 @@ use super::owners::{self, Owners};
 use super::update::{change_as, patch_error};
 use crate::api::Api;
 use crate::custom;
+use crate::decode;
 use crate::request::{Call, Verb};
 
 /// GET, PUT and PATCH of `scale`.
@@ -31,7 +32,11 @@ pub(crate) async fn scale(api: &Api, call: &Call, media_type: &str, body: &[u8])
         return apply_scale(api, call, &whole, body).await;
     }
     let given = match call.verb {
-        Verb::Update => parse_body(media_type, body)?,
+        Verb::Update => {
+            let mut given = parse_body(media_type, body)?;
+            decode::check_subresource(call, &mut given)?;
+            given
+        }
         // A JSON patch is a list; the other patches are objects like the body of an update.
         _ => serde_json::from_slice(body)
             .map_err(|error| ApiError::bad_request(format!("the patch is not valid JSON: {error}")))?,

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::object::{meta, parse_body};
 use super::update::change;
 use crate::api::Api;
+use crate::decode;
 use crate::request::Call;
 
 /// POST `binding`: the scheduler's choice of a node, once and for all.
 pub(crate) async fn bind(api: &Api, call: &Call, media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
-    let binding = parse_body(media_type, body)?;
+    let mut binding = parse_body(media_type, body)?;
+    decode::check_as("v1", "Binding", &mut binding)?;
     let node = binding["target"]["name"].as_str().filter(|name| !name.is_empty());
     let node = node
         .ok_or_else(|| ApiError::bad_request("target.name: Required value: the node to bind the pod to"))?

@@ -25,14 +25,25 @@ pub(crate) async fn update(api: &Api, call: &Call, media_type: &str, body: &[u8]
     owners::check_options(call, false)?;
     let mut given = parse_object(call, media_type, body)?;
     check_kind(&call.resource, &mut given)?;
-    let name = meta(&given, "name");
-    if name != call.name() {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            call.name()
-        )));
-    }
+    check_place(call, &given)?;
     change(api, call, |_| Ok(given.clone())).await
+}
+
+/// Whether an object that comes for a URL is the one of that URL.
+fn check_place(call: &Call, object: &Value) -> Result<(), ApiError> {
+    let why = match (meta(object, "name"), meta(object, "namespace"), call.namespace.as_deref()) {
+        ("", ..) => {
+            format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name())
+        }
+        (name, ..) if name != call.name() => {
+            format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())
+        }
+        (_, given, Some(namespace)) if !given.is_empty() && given != namespace => {
+            format!("the namespace of the object ({given}) does not match the namespace on the request ({namespace})")
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::bad_request(why))
 }
 
 /// What PATCH takes.
@@ -68,6 +79,7 @@ pub(crate) async fn patch(
     let new = change(api, call, |old| {
         let mut new = patches::apply(patch_type, kind, old, &patch).map_err(|error| patch_error(&error))?;
         check_kind(&call.resource, &mut new)?;
+        check_place(call, &new)?;
         Ok(new)
     })
     .await?;

@@ -41,7 +41,7 @@ pub struct ServerArgs {
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
     /// An etcd: etcd://HOST:PORT[,HOST:PORT...][/ROOT]; without it, a file in the data directory
-    #[arg(long, value_name = "URL", env = "MAINSTAY_STORE")]
+    #[arg(long, value_name = "URL")]
     pub store: Option<String>,
     /// The authority that signed etcd's certificates; with it connections are encrypted
     #[arg(long, value_name = "FILE", requires = "store")]

@@ -102,7 +102,9 @@ fn a_snapshot_taken_while_running_brings_everything_back_encrypted_as_it_was() {
         assert!(!contains(directory, encoded) && !contains(directory, SECRET), "{}", directory.display());
     }
     let status: Value = serde_json::from_str(&plane_free(&["snapshot", "status", file, "-o", "json"])).unwrap();
-    assert_eq!((&status["encrypted_with"][0], &status["entries"]["core/secrets"]), (&"key-1".into(), &1.into()));
+    assert!(
+        status["encrypted_with"][0].as_str().unwrap().starts_with("key-1-") && status["entries"]["core/secrets"] == 1
+    );
 
     // Restored elsewhere, with the keys: everything is there and newer than anything anybody saw.
     plane.kill();
@@ -137,14 +139,16 @@ fn keys_are_rotated_while_running() {
     let status = |plane: &ControlPlane, args: &[&str]| -> Value {
         serde_json::from_str(&plane.ok(&[args, &["-o", "json"]].concat())).unwrap()
     };
-    assert_eq!(status(&plane, &["secrets", "status"])["byKey"]["key-1"], 5);
+    // All under one key, the one with this number.
+    let under = |answer: &Value, number: u32, count: u64| {
+        let by_key = answer["byKey"].as_object().unwrap();
+        by_key.len() == 1 && by_key.iter().all(|(name, n)| name.starts_with(&format!("key-{number}-")) && *n == count)
+    };
+    assert!(under(&status(&plane, &["secrets", "status"]), 1, 5));
     let answer = status(&plane, &["secrets", "rotate"]);
-    assert_eq!(
-        (&answer["rewritten"], &answer["byKey"]["key-2"], &answer["outdated"]),
-        (&5.into(), &5.into(), &0.into())
-    );
+    assert!(under(&answer, 2, 5) && answer["rewritten"] == 5 && answer["outdated"] == 0, "{answer}");
     let answer = status(&plane, &["secrets", "rotate", "--forget-old"]);
-    assert_eq!((&answer["byKey"]["key-3"], answer["forgotten"].as_array().unwrap().len()), (&5.into(), 2));
+    assert!(under(&answer, 3, 5) && answer["forgotten"].as_array().unwrap().len() == 2, "{answer}");
     plane.kill();
     plane.restart();
     assert!(plane.k(&["get", "secret", "s3", "-o", "jsonpath={.data.password}"]).starts_with("Y29ycmVjd"));
@@ -154,7 +158,7 @@ fn keys_are_rotated_while_running() {
     fs::rename(&file, file.with_extension("away")).unwrap();
     plane.restart();
     let said = text(&plane.kubectl(&["get", "secret", "s3"]).output().unwrap());
-    assert!(said.contains("key-3") && said.contains("which the configuration does not have"), "{said}");
+    assert!(said.contains("key-3-") && said.contains("which the configuration does not have"), "{said}");
     plane.k(&["get", "configmaps", "-A"]);
 }
 

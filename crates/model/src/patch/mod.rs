@@ -74,6 +74,9 @@ pub enum PatchError {
         /// What went wrong.
         reason: String,
     },
+    /// The operations leave something else than an object.
+    #[error("the JSON patch does not leave an object")]
+    NothingLeft,
     /// A merge or strategic merge patch must be a JSON object.
     #[error("the patch must be a JSON object")]
     NotAnObject,
@@ -110,7 +113,10 @@ pub enum PatchError {
 /// Applies a patch of any type to an object of `kind`.
 pub fn apply(patch_type: PatchType, kind: &str, original: &Value, patch: &Value) -> Result<Value, PatchError> {
     match patch_type {
-        PatchType::Json => json(original, patch),
+        PatchType::Json => json(original, patch).and_then(|new| {
+            // An operation may put anything in the place of the whole.
+            if new.is_object() { Ok(new) } else { Err(PatchError::NothingLeft) }
+        }),
         PatchType::Merge => merge(original, patch),
         PatchType::Strategic => strategic(kind, original, patch),
     }

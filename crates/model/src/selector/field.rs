@@ -46,7 +46,8 @@ pub fn supported_fields(kind: &str) -> &'static [&'static str] {
         "Service" => &["spec.clusterIP", "spec.type"],
         "ReplicaSet" | "ReplicationController" => &["status.replicas"],
         "Job" => &["status.successful"],
-        "CertificateSigningRequest" => &["spec.signerName"],
+        "CertificateSigningRequest" | "ClusterTrustBundle" => &["spec.signerName"],
+        "PodCertificateRequest" => &["spec.nodeName", "spec.podName", "spec.signerName"],
         _ => &[],
     }
 }
@@ -67,7 +68,11 @@ pub struct FieldSelector {
 impl FieldSelector {
     /// From the text of a `fieldSelector` query parameter for objects of `kind`; empty selects everything.
     pub fn parse(kind: &str, text: &str) -> Result<Self, SelectorError> {
-        Self::parse_with(text, |field| supported_fields(kind).contains(&field))
+        let supported = supported_fields(kind);
+        Self::parse_with(text, |field| supported.contains(&field)).map_err(|error| match error {
+            SelectorError::UnsupportedField(field) if supported.is_empty() => SelectorError::UnknownField(field),
+            error => error,
+        })
     }
 
     /// As [`FieldSelector::parse`] where `supports` names the fields beyond name and namespace, for custom resources

@@ -46,9 +46,12 @@ pub enum SelectorError {
         "values: Invalid value: for 'in', 'notin' operators, values set can't be empty; for exists, it must be empty"
     )]
     Values,
-    /// The field cannot be selected on for this kind.
+    /// The field cannot be selected on for this kind, though others can.
     #[error("field label not supported: {0}")]
     UnsupportedField(String),
+    /// Objects of this kind can be selected on by nothing but name and namespace.
+    #[error("{0:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")]
+    UnknownField(String),
     /// The text of a field selector does not follow the grammar.
     #[error("invalid selector: '{text}'; can't understand '{term}'")]
     FieldParse {

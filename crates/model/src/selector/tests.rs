@@ -107,7 +107,9 @@ fn fields() {
     assert_eq!((selector.required("spec.nodeName"), selector.required("metadata.name")), (Some("n1"), None));
     let error = FieldSelector::parse("Pod", "spec.image=x").unwrap_err();
     assert_eq!(error.to_string(), "field label not supported: spec.image");
-    assert!(FieldSelector::parse("ConfigMap", "spec.nodeName=x").is_err());
+    let error = FieldSelector::parse("ConfigMap", "spec.nodeName=x").unwrap_err();
+    let only = r#"is not a known field selector: only "metadata.name", "metadata.namespace""#;
+    assert_eq!(error.to_string(), format!("\"spec.nodeName\" {only}"));
     for text in ["metadata.name", "metadata.name=a=b", r"metadata.name=a\"] {
         assert!(matches!(FieldSelector::parse("Pod", text), Err(SelectorError::FieldParse { .. })), "{text}");
     }

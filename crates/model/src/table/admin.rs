@@ -15,6 +15,8 @@ pub(super) fn cells(kind: &str, row: &Row) -> Option<Vec<Value>> {
         "LimitRange" | "CustomResourceDefinition" => {
             return Some(vec![row.name(), json!(row.text("metadata.creationTimestamp", UNKNOWN))]);
         }
+        "ClusterTrustBundle" => return Some(vec![row.name(), json!(row.text("spec.signerName", "<none>"))]),
+        "PodCertificateRequest" => return Some(pod_certificate(row)),
         "ResourceQuota" => quota(row),
         "Endpoints" => vec![json!(endpoints(row))],
         "ControllerRevision" => vec![json!(controller(row)), json!(row.number("revision").to_string())],
@@ -52,6 +54,17 @@ pub(super) fn cells(kind: &str, row: &Row) -> Option<Vec<Value>> {
         _ => return None,
     };
     Some([vec![row.name()], own, vec![row.age()]].concat())
+}
+
+fn pod_certificate(row: &Row) -> Vec<Value> {
+    let mut cells = vec![row.name()];
+    for field in ["podName", "serviceAccountName", "nodeName", "signerName"] {
+        cells.push(json!(row.text(&format!("spec.{field}"), "")));
+    }
+    // One of Issued, Denied and Failed ends it.
+    let mut ends = row.list("status.conditions").iter().filter_map(|condition| condition["type"].as_str());
+    cells.push(json!(ends.next_back().unwrap_or("Pending")));
+    cells
 }
 
 fn texts(list: &[Value]) -> Vec<&str> {

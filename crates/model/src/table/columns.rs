@@ -234,6 +234,15 @@ const SIGNING_REQUEST: &[Column] = &[
     text("RequestedDuration", "How long the certificate is to hold."),
     text("Condition", "What has become of it."),
 ];
+const TRUST_BUNDLE: &[Column] = &[NAME, text("SignerName", "Whose certificates it is for.")];
+const POD_CERTIFICATE: &[Column] = &[
+    NAME,
+    text("PodName", "Pod it is for."),
+    text("ServiceAccountName", "Account the pod runs as."),
+    text("NodeName", "Node the pod is on."),
+    text("SignerName", "Who is asked to sign."),
+    text("State", "What has become of it."),
+];
 const QUOTA: &[Column] = &[
     NAME,
     text("Request", "Requests and counts in use, of what is allowed."),
@@ -295,6 +304,8 @@ pub fn columns(kind: &str) -> &'static [Column] {
         "PriorityClass" => PRIORITY_CLASS,
         "RuntimeClass" => RUNTIME_CLASS,
         "CertificateSigningRequest" => SIGNING_REQUEST,
+        "ClusterTrustBundle" => TRUST_BUNDLE,
+        "PodCertificateRequest" => POD_CERTIFICATE,
         "ResourceQuota" => QUOTA,
         "LimitRange" | "CustomResourceDefinition" => CREATED,
         "Endpoints" => ENDPOINTS,

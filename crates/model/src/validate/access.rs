@@ -47,7 +47,8 @@ pub(super) fn binding(faults: &mut Faults, kind: &str, object: &Value) {
         }
         faults.one_of(subject, &path, "kind", &["ServiceAccount", "User", "Group"]);
         let service_account = text(subject, "kind") == Some("ServiceAccount");
-        if service_account && text(subject, "namespace").is_none() {
+        // The subjects of a RoleBinding live in its own namespace unless they say otherwise.
+        if service_account && kind == "ClusterRoleBinding" && text(subject, "namespace").is_none() {
             faults.required(format!("{path}.namespace"), "");
         }
         let group = if service_account { "" } else { GROUP };

@@ -195,6 +195,11 @@ fn mounts(faults: &mut Faults, container: &Value, path: &str, pod: &Surroundings
     }
 }
 
+/// Resources without a domain are Kubernetes' own.
+fn is_standard_resource(name: &str) -> bool {
+    matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
+}
+
 /// `requests` and `limits`: none negative, no request above its limit.
 pub(super) fn check_resources(faults: &mut Faults, resources: &Value, path: &str) {
     let limits = workload::resources(get(resources, "limits"));
@@ -202,6 +207,9 @@ pub(super) fn check_resources(faults: &mut Faults, resources: &Value, path: &str
         for (name, amount) in workload::resources(get(resources, field)) {
             let at = format!("{path}.{field}[{name}]");
             faults.named(&at, &name, names::check_qualified_name(&name));
+            if !name.contains('/') && !is_standard_resource(&name) {
+                faults.invalid(&at, &json!(name), "must be a standard resource for containers");
+            }
             if amount.is_negative() {
                 faults.invalid(&at, &json!(amount.to_string()), "must be greater than or equal to 0");
             }

@@ -147,7 +147,7 @@ async fn change(api: &Api, webhook: &Chosen, review: Review<'_>, object: &mut Va
         ApiError::internal(format!("failed calling webhook {name:?}: the patch cannot be applied: {error}"))
     };
     let (call, own_version) = (review.call, object["apiVersion"].clone());
-    let mut changed = patch::json(object, &changes).map_err(|error| failed(&error))?;
+    let mut changed = patch::apply(patch::PatchType::Json, "", object, &changes).map_err(|error| failed(&error))?;
     changed["apiVersion"] = own_version;
     if review.operation != Operation::Connect {
         decode::check(call, &mut changed, Unknown::Ignore).map_err(|error| failed(&error.message))?;

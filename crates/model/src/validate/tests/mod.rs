@@ -339,6 +339,13 @@ fn the_others() {
         &[("/rules/0/verbs", json!([]), "rules[0].verbs: Required value: verbs must contain at least one value")],
     );
     let binding = json!({"metadata": {"name": "a", "namespace": "default"}, "roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]});
+    let cluster = json!({"metadata": {"name": "a"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+        "subjects": [{"kind": "ServiceAccount", "name": "s", "namespace": "n"}]});
+    cases(
+        "ClusterRoleBinding",
+        cluster,
+        &[("/subjects/0/namespace", json!(""), "subjects[0].namespace: Required value")],
+    );
     cases("RoleBinding", binding.clone(), &[("/roleRef/kind", json!("Pod"), "roleRef.kind: Unsupported value")]);
     let mut new = binding.clone();
     new["roleRef"]["name"] = json!("s");
