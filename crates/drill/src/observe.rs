@@ -58,6 +58,7 @@ pub struct Observer {
     pub nodes: Cache<Node>,
     /// All slices.
     pub slices: Cache<EndpointSlice>,
+    client: Client,
     notes: Arc<Mutex<Notes>>,
     /// Ends with the observer.
     tasks: JoinSet<()>,
@@ -79,7 +80,7 @@ impl Observer {
         tasks.spawn(Cache::run(Cache::clone(&nodes), client.clone(), Scope::default()));
         tasks.spawn(Cache::run(Cache::clone(&slices), client.clone(), Scope::default()));
         tokio::join!(pods.synced(), nodes.synced(), slices.synced());
-        let observer = Self { pods, nodes, slices, notes, tasks };
+        let observer = Self { pods, nodes, slices, client: client.clone(), notes, tasks };
         observer.note(began)
     }
 
@@ -150,6 +151,25 @@ impl Observer {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Whether the API answers within a second.
+    pub async fn api_answers(&self) -> bool {
+        let Ok(request) = http::Request::get("/readyz").body(Vec::new()) else { return false };
+        let answer = tokio::time::timeout(Duration::from_secs(1), self.client.request_text(request)).await;
+        answer.is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// Waits until the API answers; whether it did in time.
+    pub async fn until_api_answers(&self, patience: Duration) -> bool {
+        let since = Instant::now();
+        while !self.api_answers().await {
+            if since.elapsed() > patience {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
     }
 
     /// The nodes that are Ready.

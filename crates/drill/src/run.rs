@@ -14,6 +14,7 @@ use hyper::{Method, Uri};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::fault::breaker::Breaker;
 use crate::fault::{Fault, FaultError, Machine};
@@ -27,6 +28,8 @@ use crate::verdict::{self, Evidence, Step};
 
 /// Quiet time after the last fault.
 const QUIET_AFTER: Duration = Duration::from_secs(2);
+/// How long the first lists of a cluster may take.
+const API_PATIENCE: Duration = Duration::from_secs(15);
 /// Requests in flight at most.
 const IN_FLIGHT_MAX: u32 = 4096;
 
@@ -47,6 +50,9 @@ pub enum RunError {
     /// The load.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The API does not answer.
+    #[error("the API does not let itself be watched within {0} s; does the cluster run?")]
+    Silent(u64),
     /// A path of the load.
     #[error("spec.load.requests: {0}")]
     Request(String),
@@ -88,7 +94,8 @@ pub async fn run(drill: &Drill, setting: Setting) -> Result<Report, RunError> {
     }
     let started = jiff::Timestamp::now();
     let observer_begins = Instant::now();
-    let observer = Observer::start(&setting.client, observer_begins).await;
+    let observing = timeout(API_PATIENCE, Observer::start(&setting.client, observer_begins)).await;
+    let observer = observing.map_err(|_| RunError::Silent(API_PATIENCE.as_secs()))?;
     let ledgers = ledgers(drill, &setting.client, observer_begins).await?;
     let load = Load::start(load_plan(drill, &place)?)?;
     // The watch began a little before the load, whose clock is the one that counts.
@@ -195,13 +202,22 @@ impl Stage<'_> {
             self.wait(fault.hold).await;
         }
         let _ = self.state.send(format!("healing {shown}"));
+        let api_was_away = !self.observer.api_answers().await;
         let undone = self.breaker.undo_all().await;
         let undone_us = self.now_us();
-        let healed = undone.is_ok() && self.observer.until_healed(&wanted, &well, fault.heal_within).await;
+        let since = Instant::now();
+        let api_back_us = if api_was_away && self.observer.until_api_answers(fault.heal_within).await {
+            Some(self.now_us())
+        } else {
+            None
+        };
+        let patience = fault.heal_within.saturating_sub(since.elapsed());
+        let api = !api_was_away || api_back_us.is_some();
+        let healed = api && undone.is_ok() && self.observer.until_healed(&wanted, &well, patience).await;
         let healed_us = healed.then(|| self.now_us());
         let evidence = evidence.and_then(|shows| undone.map(|_| shows)).map_err(|error| error.to_string());
         let until_us = self.now_us();
-        Step { name: fault.shown(), target: shown, from_us, undone_us, healed_us, until_us, evidence }
+        Step { name: fault.shown(), target: shown, from_us, undone_us, healed_us, api_back_us, until_us, evidence }
     }
 
     /// Waits; answers whether it may go on.

@@ -6,7 +6,7 @@
 //! | longest gap | the longest time without a single answer |
 //! | detected | from the fault to the first thing in the API that shows it |
 //! | routed around | from the fault to the last failed request that it caused (until the next fault) |
-//! | healed | from the fault until every Service had as many ready endpoints as before |
+//! | healed | from the fault until every Service had as many ready endpoints as before, and the API answered |
 //! | cost | failed requests as time of a whole outage (failed / rate), times how often it is expected, against what the objective allows |
 
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub struct Step {
     pub undone_us: u64,
     /// When everything was there again; `None`: not in time.
     pub healed_us: Option<u64>,
+    /// When the API answered again, if it had not.
+    pub api_back_us: Option<u64>,
     /// When the next one began, or the drill ended.
     pub until_us: u64,
     /// What showed that it had taken effect, or why it could not be made.
@@ -258,7 +260,7 @@ fn step_verdict(evidence: &Evidence<'_>, number: usize) -> StepVerdict {
         detected_ms: detected_us.map(ms),
         routed_around_ms: last_failure_us.map_or(0, |at| ms(at).max(1)),
         healed_ms: step.healed_us.map(|_| {
-            let whole = last_restored(evidence.endpoints, step);
+            let whole = last_restored(evidence.endpoints, step).max(step.api_back_us);
             whole.map_or(0, ms)
         }),
     }

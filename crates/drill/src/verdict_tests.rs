@@ -20,6 +20,7 @@ fn step() -> Step {
         from_us: 4_000_000,
         undone_us: 6_000_000,
         healed_us: Some(7_000_000),
+        api_back_us: None,
         until_us: 10_000_000,
         evidence: Ok("no process left".to_owned()),
     }

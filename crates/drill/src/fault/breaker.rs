@@ -89,12 +89,15 @@ impl Breaker {
             let (kind, target) = (fault.kind, fault.target.to_string());
             return Err(FaultError::Hands { fault: kind, target, reason: "there is no machine to do it".to_owned() });
         };
-        self.journal.add(Undo::Machine { fault: fault.clone() })?;
+        // A killed pod is started again by its agent: there is nothing to undo.
+        if !matches!((fault.kind, &fault.target), (FaultKind::Kill, Target::Pod(..))) {
+            self.journal.add(Undo::Machine { fault: fault.clone() })?;
+        }
         let (doing, done) = (format!("{} {}", fault.kind, fault.target), fault.clone());
         blocking(doing, move || machine.make(&done)).await
     }
 
-    /// Undoes everything that `fault` has broken, in reverse order.
+    /// Undoes everything that stands in the journal, in reverse order; answers with how much that was.
     ///
     /// # Errors
     /// The first thing that could not be undone; the others are.

@@ -21,6 +21,7 @@ const REQUESTS_UNTIL: u32 = 254;
 const LATENCY_UNTIL: u32 = 444;
 /// Room for the numbers on the left.
 const LEFT: u32 = 74;
+const MARGIN: u32 = 10;
 const RIGHT: u32 = 16;
 
 const FAULT: RGBColor = RGBColor(0xd9, 0x7a, 0x06);
@@ -97,7 +98,11 @@ fn draw_requests(area: &Area<'_>, report: &Report) -> Result<(), ReportError> {
     let most = report.seconds.iter().map(|second| second.asked).max().unwrap_or(1).max(1) as f64;
     let mut chart = frame(area, report, 0.0..most * 1.1, "requests per second", &|value| format!("{value:.0}"), false)?;
     let points = report.seconds.iter().enumerate();
-    let answered = points.clone().map(|(at, it)| (at as f64 + 0.5, (it.asked - it.failed) as f64));
+    // Steps, not slopes: a second is what it is from its first moment to its last.
+    let answered = points.clone().flat_map(|(at, it)| {
+        let high = (it.asked - it.failed) as f64;
+        [(at as f64, high), (at as f64 + 1.0, high)]
+    });
     chart.draw_series(AreaSeries::new(answered, 0.0, GOOD.mix(0.25)).border_style(GOOD)).map_err(failed)?;
     // Failures from the ground up, so that a single one is seen.
     let bars = points.filter(|(_, it)| it.failed > 0).map(|(at, it)| {
@@ -180,14 +185,14 @@ where
     Y::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
 {
     let mut builder = ChartBuilder::on(area);
-    builder.margin_right(RIGHT).margin_top(8).margin_bottom(4).y_label_area_size(LEFT);
+    builder.margin_left(MARGIN).margin_right(RIGHT).margin_top(8).margin_bottom(4).y_label_area_size(LEFT - MARGIN);
     builder.x_label_area_size(if is_lowest { 36 } else { 6 });
     let mut chart = builder.build_cartesian_2d(0.0..length(report), y).map_err(failed)?;
     let font = ("sans-serif", 12).into_font().color(&INK);
     let mut mesh = chart.configure_mesh();
     mesh.light_line_style(WHITE.mix(0.0)).bold_line_style(FAINT).axis_style(INK.mix(0.5)).label_style(font.clone());
     mesh.y_desc(title).axis_desc_style(font).y_labels(5).y_label_formatter(label);
-    mesh.x_labels(if is_lowest { 16 } else { 0 });
+    mesh.x_labels(if is_lowest { 16 } else { 0 }).x_label_formatter(&|value| format!("{value:.0}"));
     if is_lowest {
         mesh.x_desc("seconds");
     }

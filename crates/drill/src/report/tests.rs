@@ -24,6 +24,7 @@ fn report() -> Report {
         from_us,
         undone_us: from_us + 2_000_000,
         healed_us: Some(from_us + 3_000_000),
+        api_back_us: None,
         until_us,
         evidence: Ok("no process left & link down".to_owned()),
     };

@@ -9,7 +9,7 @@ mod own;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use kube::Client;
@@ -32,12 +32,12 @@ use crate::up::processes::{self, ProcessError};
 use machine::Hands;
 use own::Own;
 
-/// How long the API may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long undoing is tried.
+const UNDO_PATIENCE: Duration = Duration::from_secs(20);
 
 /// `mainstay drill`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct DrillArgs {
     /// What else.
     #[command(subcommand)]
@@ -176,8 +176,7 @@ pub async fn run(args: &DrillArgs) -> Result<bool, DrillError> {
         None => drill(args).await,
         Some(DrillVerb::Undo { kubeconfig, report, data }) => {
             let cluster = Cluster::find(kubeconfig.as_deref(), &data.data_dir, report).await?;
-            let mut breaker = Breaker::new(cluster.client, cluster.machine, &cluster.journal)?;
-            println!("{} faults undone", breaker.undo_all().await?);
+            println!("{} faults undone", undo(Breaker::new(cluster.client, cluster.machine, &cluster.journal)?).await?);
             Ok(true)
         }
         Some(DrillVerb::Diff { before, after }) => {
@@ -191,6 +190,19 @@ pub async fn run(args: &DrillArgs) -> Result<bool, DrillError> {
                 Output::Text => print!("{figures}"),
             }
             Ok(figures.failed == 0)
+        }
+    }
+}
+
+/// Undoes all that stands in the journal. The API may be away because of it: the machine's part is undone first, then it is
+/// tried again for a while.
+async fn undo(mut breaker: Breaker) -> Result<usize, FaultError> {
+    let (count, since) = (breaker.entries().len(), Instant::now());
+    loop {
+        match breaker.undo_all().await {
+            Ok(_) => return Ok(count),
+            Err(error) if since.elapsed() > UNDO_PATIENCE => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
 }
@@ -300,7 +312,8 @@ impl Cluster {
             return Ok(Self { client, machine: None, journal: report.join("drill.journal") });
         }
         let instance = Instance::load(&instance::data_dir(data_dir)?)?;
-        let client = client::when_ready(&instance, PATIENCE).await?;
+        // Not waited for: a drill that was killed may have left the API away, and undoing must work without it.
+        let client = client::named(&instance.kubeconfig(), "mainstay-drill").await?;
         let journal = instance.data_dir.join("run/drill.journal");
         Ok(Self { client, machine: Some(Arc::new(Hands::new(instance))), journal })
     }
