@@ -85,3 +85,12 @@ fn the_standard_set_makes_sense_and_takes_less_than_three_minutes_if_all_heals_a
     let busy: Duration = drill.spec.faults.iter().map(|fault| fault.after + fault.hold).sum();
     assert!(busy < Duration::from_secs(120), "{busy:?}");
 }
+
+#[test]
+fn the_examples_are_drills() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/drills");
+    let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+    let read =
+        files.map(|file| Drill::parse(&file.display().to_string(), &std::fs::read_to_string(&file).unwrap()).unwrap());
+    assert!(read.count() > 0);
+}
