@@ -21,6 +21,19 @@ fn failed(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> FaultError {
     move |source| FaultError::Api { doing, source: Box::new(source) }
 }
 
+/// Asks until the API answers, yes or no: a connection that breaks while a cluster is under stress is no reason to give up.
+async fn insist<T>(doing: &str, mut ask: impl AsyncFnMut() -> kube::Result<T>) -> Result<T, FaultError> {
+    let since = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error @ kube::Error::Api(_)) => return Err(failed(doing)(error)),
+            Err(error) if since.elapsed() > EFFECT_PATIENCE => return Err(failed(doing)(error)),
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
 /// Whether the API said that the object is not there.
 fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
@@ -54,9 +67,8 @@ fn no_effect(fault: String, seen: String) -> FaultError {
 /// The pod template of a Deployment, as it is.
 pub(super) async fn template(client: &Client, namespace: &str, name: &str) -> Result<Value, FaultError> {
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}");
-    let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError);
-    let doing = || format!("get deployment {namespace}/{name}");
-    let object: Value = client.request(request.map_err(failed(doing()))?).await.map_err(failed(doing()))?;
+    let ask = async || client.request(Request::get(&path).body(Vec::new()).map_err(kube::Error::HttpError)?).await;
+    let object: Value = insist(&format!("get deployment {namespace}/{name}"), ask).await?;
     Ok(object["spec"]["template"].clone())
 }
 
@@ -68,14 +80,14 @@ pub(super) async fn set_template(
     template: &Value,
 ) -> Result<(), FaultError> {
     let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
-    let request = Request::builder()
-        .method(Method::PATCH)
-        .uri(format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}?fieldManager=mainstay-drill"))
-        .header(header::CONTENT_TYPE, "application/json-patch+json")
-        .body(patch.to_string().into_bytes())
-        .map_err(kube::Error::HttpError);
-    let doing = || format!("change the pod template of deployment {namespace}/{name}");
-    client.request::<Value>(request.map_err(failed(doing()))?).await.map(drop).map_err(failed(doing()))
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}?fieldManager=mainstay-drill");
+    let ask = async || {
+        let request = Request::builder().method(Method::PATCH).uri(&path);
+        let request = request.header(header::CONTENT_TYPE, "application/json-patch+json");
+        let body = patch.to_string().into_bytes();
+        client.request::<Value>(request.body(body).map_err(kube::Error::HttpError)?).await
+    };
+    insist(&format!("change the pod template of deployment {namespace}/{name}"), ask).await.map(drop)
 }
 
 /// A template whose pods start and never become ready: they are probed at a port where nobody listens. With `merge`, the
@@ -126,7 +138,8 @@ pub(super) async fn release_shows(client: &Client, namespace: &str, name: &str) 
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let since = Instant::now();
     loop {
-        let deployment = deployments.get(name).await.map_err(failed(format!("get deployment {namespace}/{name}")))?;
+        let doing = format!("get deployment {namespace}/{name}");
+        let deployment = insist(&doing, async || deployments.get(name).await).await?;
         let status = deployment.status.unwrap_or_default();
         let observed = status.observed_generation >= deployment.metadata.generation;
         let updated = status.updated_replicas.unwrap_or_default();
@@ -146,11 +159,14 @@ pub(super) async fn release_shows(client: &Client, namespace: &str, name: &str) 
 /// Closes a node to new pods, or opens it again.
 pub(super) async fn set_cordon(client: &Client, node: &str, closed: bool) -> Result<(), FaultError> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let result = if closed { nodes.cordon(node).await } else { nodes.uncordon(node).await };
-    match result {
-        Err(error) if !closed && is_gone(&error) => Ok(()),
-        other => other.map(drop).map_err(failed(format!("cordon node {node}"))),
-    }
+    let ask = async || {
+        let result = if closed { nodes.cordon(node).await } else { nodes.uncordon(node).await };
+        match result {
+            Err(error) if !closed && is_gone(&error) => Ok(()),
+            other => other.map(drop),
+        }
+    };
+    insist(&format!("cordon node {node}"), ask).await
 }
 
 /// Evicts all pods of a closed node as `kubectl drain` does, heeding PodDisruptionBudgets; pods of DaemonSets and mirror pods
@@ -161,7 +177,7 @@ pub(super) async fn drain(client: &Client, node: &str) -> Result<String, FaultEr
     let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let mut asked = std::collections::HashSet::new();
     loop {
-        let there = pods.list(&on_node).await.map_err(failed(format!("list the pods of node {node}")))?;
+        let there = insist(&format!("list the pods of node {node}"), async || pods.list(&on_node).await).await?;
         let due: Vec<&Pod> = there.iter().filter(|pod| is_drained(pod)).collect();
         if due.is_empty() {
             return Ok(format!("{evicted} pods evicted from {node}"));
@@ -177,8 +193,9 @@ pub(super) async fn drain(client: &Client, node: &str) -> Result<String, FaultEr
                     asked.insert(pod.uid());
                     evicted += 1;
                 }
-                // 429: a budget says not now. 404: gone already.
+                // 429: a budget says not now. 404: gone already. No answer: asked again in the next round.
                 Err(kube::Error::Api(status)) if status.code == 429 || status.code == 404 => {}
+                Err(error) if !matches!(error, kube::Error::Api(_)) => {}
                 Err(error) => return Err(failed(format!("evict pod {namespace}/{name}"))(error)),
             }
         }

@@ -58,8 +58,11 @@ pub(crate) async fn run(show: Show, recording: Arc<Recording>, began: Instant, s
 fn line(time: Duration, fresh: &[Sample], failed_all: usize, state: &str) -> String {
     let latency = Latency::of(fresh);
     let (seconds, ended) = (time.as_secs(), fresh.len());
-    let (p50, p99) = (ms(latency.p50_us), ms(latency.p99_us));
-    format!("{seconds:>4} s  {ended:>6}/s  {failed_all} failed  p50 {p50} ms  p99 {p99} ms  {state}")
+    let answered = match latency.count {
+        0 => "none answered".to_owned(),
+        _ => format!("p50 {} ms  p99 {} ms", ms(latency.p50_us), ms(latency.p99_us)),
+    };
+    format!("{seconds:>4} s  {ended:>6}/s  {failed_all} failed  {answered}  {state}")
 }
 
 /// A second with a failure is a cross, another as high as its p99.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, ms, span};
+use crate::load::sample::Latency;
 use crate::verdict::StepVerdict;
 
 /// A figure of each fault: its heading, and what it is.
@@ -15,13 +16,18 @@ pub(super) const COLUMNS: [Column; 11] = [
     ("asked", |it| it.asked.to_string()),
     ("failed", |it| it.failed.to_string()),
     ("longest gap", |it| span(Some(it.longest_gap_ms))),
-    ("p99 before", |it| format!("{} ms", ms(it.before.p99_us))),
-    ("during", |it| format!("{} ms", ms(it.during.p99_us))),
-    ("after", |it| format!("{} ms", ms(it.after.p99_us))),
+    ("p99 before", |it| p99(&it.before)),
+    ("during", |it| p99(&it.during)),
+    ("after", |it| p99(&it.after)),
     ("detected", |it| span(it.detected_ms)),
     ("routed around", |it| span(Some(it.routed_around_ms))),
     ("healed", |it| span(it.healed_ms)),
 ];
+
+/// A dash where nothing was answered.
+fn p99(latency: &Latency) -> String {
+    if latency.count == 0 { span(None) } else { format!("{} ms", ms(latency.p99_us)) }
+}
 
 /// Everything that fits a terminal.
 pub fn render(report: &Report) -> String {
