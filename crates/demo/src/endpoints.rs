@@ -20,6 +20,7 @@ use crate::health::Health;
 use crate::identity::Identity;
 use crate::reply::{self, Reply};
 use crate::shop::{self, Front};
+use crate::store::{self, Store};
 
 /// Which program this process is.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) enum Program {
     Catalogue,
     Cart,
     Server(Ballast),
+    Store(Store),
 }
 
 impl Program {
@@ -38,6 +40,7 @@ impl Program {
             Self::Catalogue => "catalogue",
             Self::Cart => "cart",
             Self::Server(_) => "server",
+            Self::Store(_) => "store",
         }
     }
 }
@@ -99,6 +102,7 @@ impl Application {
                 Program::Catalogue => shop::catalogue(&self.identity, &request),
                 Program::Cart => shop::cart(&self.identity, &request),
                 Program::Server(ballast) => faults::answer(ballast, request).await,
+                Program::Store(store) => store::answer(store, request).await,
             },
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! # Role
 //! `mainstay demo front|catalogue|cart` are the three services of `examples/shop`. `mainstay demo server` is the
-//! tests' all-purpose server: its health can be switched, and it can be slow, crash, hang and eat memory. All four
-//! are subcommands of the one binary, so that an example needs no image to pull.
+//! tests' all-purpose server: its health can be switched, and it can be slow, crash, hang and eat memory. `mainstay demo
+//! store` keeps keys and a log for a drill's ledgers. All are subcommands of the one binary, so that an example needs no
+//! image to pull.
 //!
 //! # Flow
 //! [`run`] builds one single-threaded runtime, `server` accepts connections, `endpoints` answers what every program
-//! answers (health, control, who-am-I) and hands the rest to the program itself (`shop`, `faults`).
+//! answers (health, control, who-am-I) and hands the rest to the program itself (`shop`, `faults`, `store`).
 //!
 //! # Guarantees
 //! * SIGTERM and SIGINT: readiness fails at once, new connections are still taken for `--linger-ms`, requests in
@@ -26,6 +27,7 @@ mod identity;
 mod reply;
 mod server;
 mod shop;
+mod store;
 
 pub use crate::address::AddressError;
 
@@ -52,6 +54,19 @@ pub enum DemoCommand {
     Cart(ListenArgs),
     /// A server for tests: switchable health, latency, crash, hang, memory, echo
     Server(ListenArgs),
+    /// Keys and a log in memory; can be told to break its word
+    Store(StoreArgs),
+}
+
+/// `mainstay demo store`.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgs {
+    /// Where it listens, how it starts and stops
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Acknowledge every Nth write and forget it (0: never)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub lose_one_in: u64,
 }
 
 /// Where a demo program listens and how it starts and stops. The same for all of them.
@@ -125,6 +140,7 @@ async fn start(command: DemoCommand) -> Result<(), DemoError> {
         DemoCommand::Catalogue(args) => (Program::Catalogue, args),
         DemoCommand::Cart(args) => (Program::Cart, args),
         DemoCommand::Server(args) => (Program::Server(faults::Ballast::default()), args),
+        DemoCommand::Store(args) => (Program::Store(store::Store::new(args.lose_one_in)), args.listen),
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Runtime)?;

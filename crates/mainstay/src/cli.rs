@@ -38,11 +38,16 @@ pub enum Command {
     /// Print the path of the kubeconfig
     #[command(after_help = "Example:\n  export KUBECONFIG=$(mainstay kubeconfig)")]
     Kubeconfig(DataDir),
-    /// Break things on purpose: kill, pause or cut off a pod, node or zone
+    /// Break things on purpose: kill, pause or cut off a pod, node, zone or the control plane
     #[command(
         after_help = "Examples:\n  mainstay fault kill node/node-2     its link goes down and every process on it dies\n  mainstay fault pause pod/shop/front-6d5f-x2x7z\n  mainstay fault isolate zone/zone-b\n  mainstay fault ls\n  mainstay fault heal node/node-2"
     )]
     Fault(FaultArgs),
+    /// Real faults under real load, and what the users saw of them
+    #[command(
+        after_help = "Examples:\n  mainstay drill examples/shop             the standard set; starts an instance of its own if none runs\n  mainstay drill -f drill.yaml -o json\n  mainstay drill -f drill.yaml --kubeconfig ~/.kube/config    any cluster: what the API can do\n  mainstay drill diff before.json after.json\n  mainstay drill load http://10.90.120.1/ --rate 1000 --duration 10s\n  mainstay drill undo                      after a drill was killed"
+    )]
+    Drill(Box<crate::drill::DrillArgs>),
     /// A traffic gateway, configured with Gateway API files
     #[command(
         after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"
@@ -184,25 +189,25 @@ pub struct FaultArgs {
 pub enum FaultVerb {
     /// Kill every process of a pod; of a node or zone, take its link down too, until healed
     Kill {
-        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME, zone/NAME or control-plane
         #[arg(required = true)]
         targets: Vec<Target>,
     },
     /// Freeze every process, as a hang would, until healed
     Pause {
-        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME, zone/NAME or control-plane
         #[arg(required = true)]
         targets: Vec<Target>,
     },
     /// Take the network link down, until healed
     Isolate {
-        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME, zone/NAME or control-plane
         #[arg(required = true)]
         targets: Vec<Target>,
     },
     /// Undo faults; without a target, all
     Heal {
-        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME
+        /// pod/NAME, pod/NAMESPACE/NAME, node/NAME, zone/NAME or control-plane
         targets: Vec<Target>,
     },
     /// The faults in force

@@ -1,30 +1,44 @@
 //! Breaking things on purpose, on this machine: kill, pause, isolate, heal.
 //!
 //! Works on cgroups and links alone, without the API, so that a fault can be made and undone when the control plane is the
-//! thing that is broken. A node's fault is noted in `run/faults/NODE`, so that the supervisor lets the dead lie.
+//! thing that is broken. A node's fault is noted in `run/faults/NODE`, so that the supervisor lets the dead lie; that of the
+//! control plane in `run/faults/server`.
 //!
-//! | verb    | pod                      | node, zone                                   |
-//! |---------|--------------------------|----------------------------------------------|
-//! | kill    | SIGKILL to its containers| link down, SIGKILL to every process          |
-//! | pause   | freeze its processes     | freeze every process, the agent's too        |
-//! | isolate | its link down            | link down                                    |
-//! | heal    | link up, thaw            | link up, thaw, the supervisor restarts the agent |
+//! | verb    | pod                      | node, zone                                   | control-plane |
+//! |---------|--------------------------|----------------------------------------------|---------------|
+//! | kill    | SIGKILL to its containers| link down, SIGKILL to every process          | SIGKILL       |
+//! | pause   | freeze its processes     | freeze every process, the agent's too        | SIGSTOP       |
+//! | isolate | its link down            | link down                                    | –             |
+//! | heal    | link up, thaw            | link up, thaw, the supervisor restarts the agent | SIGCONT, the supervisor restarts it |
+//!
+//! Every fault is looked at before it is reported as done.
 
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use mainstay_net::fabric::{FORWARDING_FILE, Fabric, FabricError};
 use mainstay_net::netns::NetnsError;
 use mainstay_net::plan;
 use mainstay_runtime::cgroup::{CgroupError, Cgroups, NodeCgroup};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::{FaultArgs, FaultVerb, Output};
 use crate::instance::{Instance, InstanceError, node_number, write_private};
+use crate::up::processes;
+
+/// How the control plane is named as a target.
+const CONTROL_PLANE: &str = "control-plane";
+/// Its process's role, after which its note is named.
+const SERVER: &str = "server";
+/// How long a fault may take to show.
+const EFFECT: Duration = Duration::from_secs(2);
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +76,8 @@ pub enum Target {
     Node(String),
     /// All nodes of a zone.
     Zone(String),
+    /// The API server.
+    ControlPlane,
 }
 
 impl FromStr for Target {
@@ -76,7 +92,8 @@ impl FromStr for Target {
             }
             ["node", name] if !name.is_empty() => Ok(Self::Node((*name).to_owned())),
             ["zone", name] if !name.is_empty() => Ok(Self::Zone((*name).to_owned())),
-            _ => Err(format!("{text:?} is not pod/NAME, pod/NAMESPACE/NAME, node/NAME or zone/NAME")),
+            [CONTROL_PLANE] => Ok(Self::ControlPlane),
+            _ => Err(format!("{text:?} is not pod/NAME, pod/NAMESPACE/NAME, node/NAME, zone/NAME or {CONTROL_PLANE}")),
         }
     }
 }
@@ -117,6 +134,24 @@ pub enum FaultError {
     /// A pod's link could not be switched.
     #[error("the pod's link could not be switched: {0}")]
     PodLink(#[from] mainstay_net::pod::PodError),
+    /// It was done, and nothing shows it.
+    #[error("{target} is not {fault} although that was tried; {seen}")]
+    NoEffect {
+        /// To what.
+        target: String,
+        /// What was done, as a participle.
+        fault: &'static str,
+        /// What is seen instead.
+        seen: String,
+    },
+    /// Something that cannot be done to it.
+    #[error("{target} cannot be {fault}; kill or pause it")]
+    Senseless {
+        /// To what.
+        target: String,
+        /// What was asked, as a participle.
+        fault: &'static str,
+    },
     /// The note of the fault could not be written or read.
     #[error("cannot use {path}: {source}")]
     Note {
@@ -152,7 +187,7 @@ pub fn run(args: &FaultArgs) -> Result<(), FaultError> {
     let faults = Faults::new(instance)?;
     if let Some((kind, targets)) = args.verb.fault() {
         for target in targets {
-            faults.make(kind, target)?;
+            tell(&faults.make(kind, target)?);
         }
         return Ok(());
     }
@@ -162,70 +197,143 @@ pub fn run(args: &FaultArgs) -> Result<(), FaultError> {
             Ok(())
         }
         FaultVerb::Heal { targets } if targets.is_empty() => faults.heal_all(),
-        FaultVerb::Heal { targets } => targets.iter().try_for_each(|target| faults.heal(target)),
+        FaultVerb::Heal { targets } => {
+            for target in targets {
+                tell(&faults.heal(target)?);
+            }
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
 
-struct Faults {
+/// Tells what was done.
+fn tell(lines: &[String]) {
+    for line in lines {
+        println!("{line}");
+    }
+}
+
+/// The hands that make faults on an instance's machine.
+pub struct Faults {
     instance: Instance,
     fabric: Fabric,
     cgroups: Cgroups,
 }
 
 impl Faults {
-    fn new(instance: Instance) -> Result<Self, FaultError> {
+    /// Those of an instance.
+    ///
+    /// # Errors
+    /// When its network or control groups cannot be used.
+    pub fn new(instance: Instance) -> Result<Self, FaultError> {
         let network = instance.plan().map_err(InstanceError::from)?;
         let fabric = Fabric::new(network, instance.id(), FORWARDING_FILE);
         Ok(Self { instance, fabric, cgroups: Cgroups::detect()? })
     }
 
-    fn make(&self, kind: FaultKind, target: &Target) -> Result<(), FaultError> {
-        if let Target::Pod { namespace, name } = target {
-            let pod = self.find_pod(namespace.as_deref(), name)?;
-            let cgroup = self.node_cgroup(&pod.node).pod(&pod.uid);
-            match kind {
-                FaultKind::Kill => cgroup.kill_containers()?,
-                FaultKind::Pause => cgroup.freeze(true)?,
-                FaultKind::Isolate => self.set_pod_link(&pod, false)?,
-            }
-            let shown = format!("pod/{}/{}", pod.namespace, pod.name);
-            // A killed pod is restarted at once; there is nothing to heal.
-            if kind != FaultKind::Kill {
-                self.note(&pod_note(&pod), &shown, kind)?;
-            }
-            println!("{shown} {}", kind.done());
-            return Ok(());
+    /// Makes a fault and looks that it is there; answers with a line for each thing that was hit.
+    ///
+    /// # Errors
+    /// See [`FaultError`].
+    pub fn make(&self, kind: FaultKind, target: &Target) -> Result<Vec<String>, FaultError> {
+        match target {
+            Target::Pod { namespace, name } => self.make_pod(kind, &self.find_pod(namespace.as_deref(), name)?),
+            Target::ControlPlane => self.make_server(kind),
+            _ => self.nodes(target)?.iter().map(|node| self.make_node(kind, node)).collect(),
         }
-        for node in self.nodes(target)? {
-            let number = node_number(&node).unwrap_or_default();
-            // Noted first: the supervisor must not restart what is about to die.
-            self.note(&node, &format!("node/{node}"), kind)?;
-            if kind != FaultKind::Pause {
-                self.fabric.set_link(number, false)?;
-            }
-            match kind {
-                FaultKind::Kill => self.node_cgroup(&node).kill()?,
-                FaultKind::Pause => self.node_cgroup(&node).freeze(true)?,
-                FaultKind::Isolate => {}
-            }
-            println!("node/{node} {}", kind.done());
-        }
-        Ok(())
     }
 
-    fn heal(&self, target: &Target) -> Result<(), FaultError> {
-        if let Target::Pod { namespace, name } = target {
-            let pod = self.find_pod(namespace.as_deref(), name)?;
-            self.heal_pod(&pod)?;
-            println!("pod/{}/{} healed", pod.namespace, pod.name);
-            return Ok(());
+    fn make_pod(&self, kind: FaultKind, pod: &Found) -> Result<Vec<String>, FaultError> {
+        let shown = format!("pod/{}/{}", pod.namespace, pod.name);
+        let cgroup = self.node_cgroup(&pod.node).pod(&pod.uid);
+        // A killed pod is restarted at once; there is nothing to heal.
+        if kind != FaultKind::Kill {
+            self.note(&pod_note(pod), &shown, kind)?;
         }
-        for node in self.nodes(target)? {
-            self.heal_node(&node)?;
-            println!("node/{node} healed");
+        match kind {
+            FaultKind::Kill => {
+                let before = cgroup.container_processes();
+                cgroup.kill_containers()?;
+                let left = || before.iter().filter(|pid| processes::is_alive(Pid::from_raw(**pid))).count();
+                seen(&shown, kind, || left() == 0, || format!("{} of its processes are left", left()))?;
+            }
+            FaultKind::Pause => {
+                cgroup.freeze(true)?;
+                seen(&shown, kind, || cgroup.is_frozen(), || "its control group is not frozen".to_owned())?;
+            }
+            FaultKind::Isolate => self.set_pod_link(pod, false)?,
         }
-        Ok(())
+        Ok(vec![format!("{shown} {}", kind.done())])
+    }
+
+    fn make_node(&self, kind: FaultKind, node: &str) -> Result<String, FaultError> {
+        let (shown, number) = (format!("node/{node}"), node_number(node).unwrap_or_default());
+        let cgroup = self.node_cgroup(node);
+        // Noted first: the supervisor must not restart what is about to die.
+        self.note(node, &shown, kind)?;
+        if kind != FaultKind::Pause {
+            self.fabric.set_link(number, false)?;
+            let is_down = || self.fabric.link_is_up(number).is_ok_and(|up| !up);
+            seen(&shown, kind, is_down, || "its link is up".to_owned())?;
+        }
+        match kind {
+            FaultKind::Kill => {
+                cgroup.kill()?;
+                let left = || cgroup.processes().len();
+                seen(&shown, kind, || left() == 0, || format!("{} of its processes are left", left()))?;
+            }
+            FaultKind::Pause => {
+                cgroup.freeze(true)?;
+                seen(&shown, kind, || cgroup.is_frozen(), || "its control group is not frozen".to_owned())?;
+            }
+            FaultKind::Isolate => {}
+        }
+        Ok(format!("{shown} {}", kind.done()))
+    }
+
+    fn make_server(&self, kind: FaultKind) -> Result<Vec<String>, FaultError> {
+        let signal = match kind {
+            FaultKind::Kill => Signal::SIGKILL,
+            FaultKind::Pause => Signal::SIGSTOP,
+            FaultKind::Isolate => {
+                return Err(FaultError::Senseless { target: CONTROL_PLANE.to_owned(), fault: kind.done() });
+            }
+        };
+        self.note(SERVER, CONTROL_PLANE, kind)?;
+        if let Some(pid) = processes::find(&self.instance, SERVER) {
+            let _ = signal::kill(pid, signal);
+            let is_done =
+                || if kind == FaultKind::Kill { !processes::is_alive(pid) } else { processes::is_stopped(pid) };
+            seen(CONTROL_PLANE, kind, is_done, || "its process runs".to_owned())?;
+        }
+        Ok(vec![format!("{CONTROL_PLANE} {}", kind.done())])
+    }
+
+    /// Heals; what is well already is fine. Answers with a line for each thing.
+    ///
+    /// # Errors
+    /// See [`FaultError`].
+    pub fn heal(&self, target: &Target) -> Result<Vec<String>, FaultError> {
+        match target {
+            Target::Pod { namespace, name } => {
+                let pod = self.find_pod(namespace.as_deref(), name)?;
+                self.heal_pod(&pod)?;
+                Ok(vec![format!("pod/{}/{} healed", pod.namespace, pod.name)])
+            }
+            Target::ControlPlane => self.heal_server().map(|()| vec![format!("{CONTROL_PLANE} healed")]),
+            _ => {
+                let heal = |node: &String| self.heal_node(node).map(|()| format!("node/{node} healed"));
+                self.nodes(target)?.iter().map(heal).collect()
+            }
+        }
+    }
+
+    fn heal_server(&self) -> Result<(), FaultError> {
+        if let Some(pid) = processes::find(&self.instance, SERVER) {
+            let _ = signal::kill(pid, Signal::SIGCONT);
+        }
+        self.forget(SERVER)
     }
 
     fn heal_all(&self) -> Result<(), FaultError> {
@@ -233,6 +341,7 @@ impl Faults {
         for note in self.notes() {
             match note.target.split('/').collect::<Vec<_>>().as_slice() {
                 ["node", node] => self.heal_node(node)?,
+                [CONTROL_PLANE] => self.heal_server()?,
                 ["pod", namespace, name] => match pods.iter().find(|p| p.namespace == *namespace && p.name == *name) {
                     Some(pod) => self.heal_pod(pod)?,
                     None => self.forget(&format!("{namespace}.{name}"))?,
@@ -280,7 +389,7 @@ impl Faults {
                 .filter(|(number, _)| self.instance.zone_of(*number) == *zone)
                 .map(|(_, n)| n.clone())
                 .collect(),
-            Target::Pod { .. } => Vec::new(),
+            Target::Pod { .. } | Target::ControlPlane => Vec::new(),
         };
         if !chosen.is_empty() {
             return Ok(chosen);
@@ -290,8 +399,9 @@ impl Faults {
         let (what, name) = match target {
             Target::Zone(name) => ("zone", name),
             Target::Node(name) | Target::Pod { name, .. } => ("node", name),
+            Target::ControlPlane => ("node", &hint),
         };
-        Err(FaultError::NoSuch { what, name: name.clone(), hint })
+        Err(FaultError::NoSuch { what, name: name.clone(), hint: hint.clone() })
     }
 
     /// All pods of all nodes, from what the agents keep on disk.
@@ -376,6 +486,23 @@ fn pod_place(directory: &Path) -> Option<(u32, Ipv4Addr)> {
     Some((u32::try_from(*running.first()?).ok()?, address))
 }
 
+/// Waits until a fault shows.
+fn seen(
+    target: &str,
+    kind: FaultKind,
+    shows: impl Fn() -> bool,
+    instead: impl Fn() -> String,
+) -> Result<(), FaultError> {
+    let since = Instant::now();
+    while !shows() {
+        if since.elapsed() > EFFECT {
+            return Err(FaultError::NoEffect { target: target.to_owned(), fault: kind.done(), seen: instead() });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// The name of a pod's note: no node has a dot in its name.
 fn pod_note(pod: &Found) -> String {
     format!("{}.{}", pod.namespace, pod.name)
@@ -390,6 +517,7 @@ mod tests {
         assert_eq!("node/node-1".parse(), Ok(Target::Node("node-1".to_owned())));
         let pod = Target::Pod { namespace: Some("shop".to_owned()), name: "a".to_owned() };
         assert_eq!("pod/shop/a".parse(), Ok(pod));
+        assert_eq!("control-plane".parse(), Ok(Target::ControlPlane));
         assert!("deployment/a".parse::<Target>().is_err());
         assert!("pod/".parse::<Target>().is_err());
     }

@@ -8,6 +8,7 @@
 mod cli;
 mod client;
 mod down;
+mod drill;
 mod encryption;
 mod fault;
 mod gateway;
@@ -60,6 +61,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Status(args) => return Ok(small_runtime()?.block_on(status::run(&args))?),
         Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
         Command::Fault(args) => fault::run(&args)?,
+        Command::Drill(args) => return Ok(small_runtime()?.block_on(drill::run(&args))?),
         Command::Gateway(args) => return gateway::run(*args),
         Command::Demo { program } => mainstay_demo::run(program)?,
         Command::Snapshot(args) => small_runtime()?.block_on(snapshot::run(&args))?,

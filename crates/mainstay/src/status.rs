@@ -56,7 +56,8 @@ fn process_standings(instance: &Instance) -> Vec<Standing> {
             let waits_for = if processes::find(instance, &role).is_some() {
                 None
             } else if instance.fault_file(&role).exists() {
-                Some(format!("a fault is in force; undo it with `mainstay fault heal node/{role}`"))
+                let target = if role == "server" { "control-plane".to_owned() } else { format!("node/{role}") };
+                Some(format!("a fault is in force; undo it with `mainstay fault heal {target}`"))
             } else {
                 Some("does not run; start it with `mainstay up`".to_owned())
             };

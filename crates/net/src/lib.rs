@@ -10,6 +10,7 @@
 //! - [`netns`]: named network namespaces, as `ip netns` keeps them.
 //! - [`pod`]: inside a node: one routed veth pair per pod (the way Calico wires them), no bridge.
 //! - [`services`]: service addresses, load-balancer addresses and node ports as kernel NAT; one nftables transaction.
+//! - [`fault`]: links that lose packets one way, lose lookups of names, or are slow, for drills.
 //! - [`nft`]: the encoder for the nf_tables messages that [`services`] needs.
 //! - [`netlink`]: one blocking netlink socket that sends a batch and names the request that failed.
 //!
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod fabric;
+pub mod fault;
 mod forwarding;
 pub mod netlink;
 pub mod netns;

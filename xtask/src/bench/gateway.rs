@@ -192,7 +192,7 @@ fn load(args: &GatewayArgs, proxy: &Child, port: u16, path: &str) -> Outcome<Fig
 }
 
 /// `1.23ms` in microseconds.
-fn microseconds(text: &str) -> f64 {
+pub(super) fn microseconds(text: &str) -> f64 {
     let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
     let found = units.iter().find_map(|(unit, factor)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor));
     found.unwrap_or(0.0)
@@ -237,7 +237,7 @@ fn wait_for(name: &str, port: u16) -> Outcome {
 }
 
 /// What nginx needs to run from a folder of its own.
-fn nginx_frame(folder: &Path, name: &str, http: &str) -> String {
+pub(super) fn nginx_frame(folder: &Path, name: &str, http: &str) -> String {
     let folder = folder.display();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {folder}/{name}-{kind};\n"))

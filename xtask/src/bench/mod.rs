@@ -3,6 +3,7 @@
 //! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
 
 mod api;
+mod drill;
 mod gateway;
 mod memory;
 mod report;
@@ -30,6 +31,8 @@ enum Bench {
     Scheduler(scheduler::SchedulerArgs),
     /// The gateway beside HAProxy and nginx: requests, latency, processor time
     Gateway(gateway::GatewayArgs),
+    /// The drill's load generator: how well it keeps its rate, and its latencies beside wrk's
+    Drill(drill::DrillArgs),
 }
 
 /// Runs the bench asked for.
@@ -39,5 +42,6 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
         Bench::Up(args) => up::run(args),
         Bench::Scheduler(args) => scheduler::run(args),
         Bench::Gateway(args) => gateway::run(args),
+        Bench::Drill(args) => drill::run(args),
     }
 }

@@ -105,7 +105,7 @@ async fn spend(api: &Api, budget: &Call, pod: &Value, dry_run: bool) -> Result<(
         }
         if status["observedGeneration"].as_i64().unwrap_or(0) < old["metadata"]["generation"].as_i64().unwrap_or(0) {
             let detail = format!("The disruption budget {} is still being processed by the server.", budget.name());
-            return Err(refusal(&detail, budget));
+            return Err(refusal(&detail, budget, Some(10)));
         }
         let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
         let remembered = status["disruptedPods"].as_object().map_or(0, serde_json::Map::len);
@@ -116,7 +116,8 @@ async fn spend(api: &Api, budget: &Call, pod: &Value, dry_run: bool) -> Result<(
                 status["desiredHealthy"],
                 status["currentHealthy"]
             );
-            return Err(refusal(&detail, budget));
+            // Without a time: as soon as a replacement is ready. Clients that heed one would only notice much later.
+            return Err(refusal(&detail, budget, None));
         }
         new["status"]["disruptionsAllowed"] = json!(allowed - 1);
         new["status"]["disruptedPods"][meta(pod, "name")] = json!(now);
@@ -126,9 +127,10 @@ async fn spend(api: &Api, budget: &Call, pod: &Value, dry_run: bool) -> Result<(
     .map(drop)
 }
 
-fn refusal(detail: &str, budget: &Call) -> ApiError {
+fn refusal(detail: &str, budget: &Call, retry_after_seconds: Option<u32>) -> ApiError {
     tracing::debug!(budget = budget.name(), detail, "eviction refused");
-    let mut error = ApiError::too_many_requests(VIOLATION, 10);
+    let mut error = ApiError::new(429, "TooManyRequests", VIOLATION);
+    error.retry_after_seconds = retry_after_seconds;
     error.other_causes = vec![Cause { reason: "DisruptionBudget", message: detail.to_owned(), field: String::new() }];
     error
 }

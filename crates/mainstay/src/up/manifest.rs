@@ -160,6 +160,11 @@ impl Manifest {
         format!("{}/{}", self.resource.singular, self.name)
     }
 
+    /// The object as it was read.
+    pub fn object(&self) -> &Value {
+        &self.object
+    }
+
     /// Whether it makes pods, or is one.
     pub fn runs(&self) -> bool {
         !ORDER.contains(&self.resource.kind.as_str())

@@ -127,8 +127,18 @@ fn gone_within(pid: Pid, patience: Duration) -> bool {
     true
 }
 
-/// A zombie, whose parent has not looked yet, is gone for us.
-fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
+/// Whether a process lives. A zombie, whose parent has not looked yet, is gone for us.
+pub fn is_alive(pid: Pid) -> bool {
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// Whether a process is stopped by a signal.
+pub fn is_stopped(pid: Pid) -> bool {
+    state(pid) == Some('T')
+}
+
+/// The state as the kernel shows it (`man 5 proc_pid_stat`).
+fn state(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }

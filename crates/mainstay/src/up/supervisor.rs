@@ -145,8 +145,8 @@ pub fn take_down(instance: &Instance) -> Result<(), SuperviseError> {
     }
     fabric(instance)?.down()?;
     cgroups.remove_instance(&instance.id())?;
-    for (_, name) in instance.node_names() {
-        let _ = std::fs::remove_file(instance.fault_file(&name));
+    for role in roles(instance) {
+        let _ = std::fs::remove_file(instance.fault_file(&role));
     }
     for role in roles(instance).iter().map(String::as_str).chain(["supervisor"]) {
         let _ = std::fs::remove_file(instance.pid_file(role));

@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod control_plane;
 mod crash;
+mod drill;
 mod examples;
 mod faults;
 mod machine;

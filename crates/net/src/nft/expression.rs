@@ -62,6 +62,10 @@ pub enum Reject {
 pub enum Expression {
     /// Load the protocol number behind the IP header.
     Protocol(Register),
+    /// Load the name of the link the packet came in on, 16 bytes with zeros behind.
+    LinkIn(Register),
+    /// Load the name of the link the packet goes out on, 16 bytes with zeros behind.
+    LinkOut(Register),
     /// Load the source address.
     SourceAddress(Register),
     /// Load the destination address.
@@ -97,6 +101,8 @@ pub enum Expression {
     },
     /// Do what the verdict says.
     Decide(Verdict),
+    /// Lose the packet.
+    Drop,
     /// Send the connection to the address and port in two registers.
     DestinationNat(Register, Register),
     /// Let the connection come from an address of the outgoing link's namespace.
@@ -118,6 +124,9 @@ impl Expression {
         match self {
             // NFT_META_L4PROTO
             Self::Protocol(into) => ("meta", new().number(1, into.number()).number(2, 16)),
+            // NFT_META_IIFNAME, NFT_META_OIFNAME
+            Self::LinkIn(into) => ("meta", new().number(1, into.number()).number(2, 6)),
+            Self::LinkOut(into) => ("meta", new().number(1, into.number()).number(2, 7)),
             Self::SourceAddress(into) => ("payload", payload(*into, 1, 12, 4)),
             Self::DestinationAddress(into) => ("payload", payload(*into, 1, 16, 4)),
             Self::DestinationPort(into) => ("payload", payload(*into, 2, 2, 2)),
@@ -147,6 +156,11 @@ impl Expression {
                 ("hash", data.number(4, *bound).number(5, *seed).number(7, 0))
             }
             Self::Decide(verdict) => ("immediate", new().number(1, VERDICT_REGISTER).nested(2, &verdict.data())),
+            // NF_DROP
+            Self::Drop => {
+                let verdict = new().nested(2, &new().number(1, 0));
+                ("immediate", new().number(1, VERDICT_REGISTER).nested(2, &verdict))
+            }
             // NFT_NAT_DNAT
             Self::DestinationNat(address, port) => {
                 let data = new().number(1, 1).number(2, NFPROTO_IPV4);

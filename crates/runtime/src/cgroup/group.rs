@@ -70,7 +70,8 @@ impl Group {
         Ok(())
     }
 
-    fn is_frozen(&self) -> bool {
+    /// Whether everything in it stands still.
+    pub(super) fn is_frozen(&self) -> bool {
         let (file, line) = match &self.cgroups.tree {
             Tree::Unified(_) => ("cgroup.events", "frozen 1"),
             Tree::Freezer(_) => ("freezer.state", "FROZEN"),

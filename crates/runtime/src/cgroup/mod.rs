@@ -194,6 +194,11 @@ impl NodeCgroup {
         self.0.freeze(frozen)
     }
 
+    /// Whether everything stands still.
+    pub fn is_frozen(&self) -> bool {
+        self.0.is_frozen()
+    }
+
     /// All processes of the node.
     pub fn processes(&self) -> Vec<i32> {
         self.0.processes()
@@ -244,14 +249,24 @@ impl PodCgroup {
     /// # Errors
     /// None today; processes that are gone already are fine.
     pub fn kill_containers(&self) -> Result<(), CgroupError> {
-        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/pid")).ok();
-        let own = namespace("self");
-        for pid in self.0.processes() {
-            if namespace(&pid.to_string()).is_some_and(|other| Some(other) != own) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+        for pid in self.container_processes() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         Ok(())
+    }
+
+    /// The processes of the containers: those that live in another process namespace than the caller.
+    pub fn container_processes(&self) -> Vec<i32> {
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/pid")).ok();
+        let own = namespace("self");
+        let mut processes = self.0.processes();
+        processes.retain(|pid| namespace(&pid.to_string()).is_some_and(|other| Some(other) != own));
+        processes
+    }
+
+    /// Whether everything stands still.
+    pub fn is_frozen(&self) -> bool {
+        self.0.is_frozen()
     }
 
     /// Freezes or thaws everything. Answers when it is frozen, or after a second if something hangs in the kernel.

@@ -1,0 +1,167 @@
+//! From what a drill names to what there is: addresses of Services and Gateways, pods, nodes and zones.
+
+use std::net::SocketAddr;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::Api;
+use kube::{Client, ResourceExt as _};
+use serde_json::Value;
+
+use crate::fault::{FaultError, PodSpec, Target, TargetSpec};
+use crate::observe::{Observer, pod_is_ready};
+use crate::resource::{LedgerTarget, LoadTarget};
+
+/// The label that says a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Whom to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Where.
+    pub address: SocketAddr,
+    /// The `Host` header.
+    pub host: String,
+    /// For people.
+    pub shown: String,
+}
+
+fn unusable(target: &str, reason: impl Into<String>) -> FaultError {
+    FaultError::Target { target: target.to_owned(), reason: reason.into() }
+}
+
+fn halves(name: &str) -> Result<(&str, &str), FaultError> {
+    name.split_once('/').ok_or_else(|| unusable(name, "write NAMESPACE/NAME"))
+}
+
+/// Where the load goes.
+///
+/// # Errors
+/// When there is no such Service, Gateway or host, or it has no address.
+pub async fn load(client: &Client, target: &LoadTarget) -> Result<Place, FaultError> {
+    match target {
+        LoadTarget::Url(url) => {
+            let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+            let authority = authority.filter(|it| !it.contains('/'));
+            let authority = authority.ok_or_else(|| unusable(url, "write http://HOST or http://HOST:PORT"))?;
+            let address = lookup(authority).await?;
+            Ok(Place { address, host: authority.to_owned(), shown: url.clone() })
+        }
+        LoadTarget::Service(name) => {
+            let address = service(client, name).await?;
+            Ok(Place { address, host: name.replace('/', "."), shown: format!("service {name} at {address}") })
+        }
+        LoadTarget::Gateway(name) => gateway(client, name).await,
+    }
+}
+
+/// The addresses of a ledger's store.
+///
+/// # Errors
+/// When there is none.
+pub async fn ledger(client: &Client, target: &LedgerTarget) -> Result<Vec<SocketAddr>, FaultError> {
+    match target {
+        LedgerTarget::Service(name) => Ok(vec![service(client, name).await?]),
+        LedgerTarget::Addresses(all) => {
+            let mut found = Vec::new();
+            for authority in all {
+                found.push(lookup(authority).await?);
+            }
+            if found.is_empty() { Err(unusable("addresses", "name at least one HOST:PORT")) } else { Ok(found) }
+        }
+    }
+}
+
+async fn lookup(authority: &str) -> Result<SocketAddr, FaultError> {
+    let with_port = if authority.rsplit_once(':').is_some() { authority.to_owned() } else { format!("{authority}:80") };
+    let found = tokio::net::lookup_host(&with_port).await;
+    let found = found.map_err(|error| unusable(authority, error.to_string()))?.next();
+    found.ok_or_else(|| unusable(authority, "the name has no address"))
+}
+
+/// The load-balancer address of a Service, else its cluster address, with its first port.
+async fn service(client: &Client, name: &str) -> Result<SocketAddr, FaultError> {
+    let (namespace, service) = halves(name)?;
+    let service = Api::<Service>::namespaced(client.clone(), namespace).get(service).await;
+    let service = service.map_err(|error| unusable(name, error.to_string()))?;
+    let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let outside = ingress.and_then(|ingress| ingress.ingress.as_ref()?.first()?.ip.clone());
+    let spec = service.spec.unwrap_or_default();
+    let address = outside.or(spec.cluster_ip).and_then(|ip| ip.parse().ok());
+    let address = address.ok_or_else(|| unusable(name, "the Service has no address; is it headless?"))?;
+    let port = spec.ports.and_then(|ports| ports.first().map(|port| port.port));
+    let port =
+        port.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| unusable(name, "the Service has no port"))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+/// The address in a Gateway's status, with the port of its first listener.
+async fn gateway(client: &Client, name: &str) -> Result<Place, FaultError> {
+    let (namespace, gateway) = halves(name)?;
+    let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways/{gateway}");
+    let request = http::Request::get(path).body(Vec::new()).map_err(|error| unusable(name, error.to_string()))?;
+    let object: Value = client.request(request).await.map_err(|error| unusable(name, error.to_string()))?;
+    let address = object["status"]["addresses"][0]["value"].as_str();
+    let address = address.ok_or_else(|| unusable(name, "the Gateway has no address in its status yet"))?;
+    let port = object["spec"]["listeners"][0]["port"].as_u64().unwrap_or(80);
+    // A listener for one host serves only that one.
+    let host = object["spec"]["listeners"][0]["hostname"].as_str().unwrap_or(address).to_owned();
+    let address = lookup(&format!("{address}:{port}")).await?;
+    Ok(Place { address, host, shown: format!("gateway {name} at {address}") })
+}
+
+/// What a fault's target means now; `any` is drawn. `near` is the namespace whose pods the load reaches.
+///
+/// # Errors
+/// When there is no such thing.
+pub fn fault(
+    observer: &Observer,
+    target: &TargetSpec,
+    near: Option<&str>,
+    random: &mut fastrand::Rng,
+) -> Result<Target, FaultError> {
+    let pair = |name: &str| halves(name).map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+    match target {
+        TargetSpec::Pod(PodSpec::Name(name)) => pair(name).map(|(namespace, name)| Target::Pod(namespace, name)),
+        TargetSpec::Pod(PodSpec::Service(name)) => {
+            let (namespace, service) = pair(name)?;
+            let pods = pods_behind(observer, &namespace, &service);
+            let pod = random.choice(&pods).ok_or_else(|| unusable(name, "no ready pod is behind this Service"))?;
+            Ok(Target::Pod(namespace, pod.clone()))
+        }
+        TargetSpec::Node(name) if name == "any" => any_node(observer, near, random).map(Target::Node),
+        TargetSpec::Node(name) => Ok(Target::Node(name.clone())),
+        TargetSpec::Zone(name) if name == "any" => {
+            let node = any_node(observer, near, random)?;
+            let zone = observer.nodes.get("", &node).and_then(|node| node.labels().get(ZONE_LABEL).cloned());
+            zone.map(Target::Zone).ok_or_else(|| unusable(&node, format!("the node has no label {ZONE_LABEL}")))
+        }
+        TargetSpec::Zone(name) => Ok(Target::Zone(name.clone())),
+        TargetSpec::Deployment(name) => pair(name).map(|(namespace, name)| Target::Deployment(namespace, name)),
+        TargetSpec::Secret(name) => pair(name).map(|(namespace, name)| Target::Secret(namespace, name)),
+        TargetSpec::ControlPlane => Ok(Target::ControlPlane),
+    }
+}
+
+/// The names of the ready pods behind a Service, in order.
+fn pods_behind(observer: &Observer, namespace: &str, service: &str) -> Vec<String> {
+    let slices = observer.slices.filter(|slice| {
+        let named = slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == service);
+        named && slice.namespace().as_deref() == Some(namespace)
+    });
+    let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let named = endpoints.filter_map(|endpoint| endpoint.target_ref.as_ref()?.name.clone());
+    let mut pods: Vec<String> =
+        named.filter(|name| observer.pods.get(namespace, name).is_some_and(|pod| pod_is_ready(&pod))).collect();
+    pods.sort();
+    pods
+}
+
+/// A node that runs ready pods of the namespace; without a namespace, of any.
+fn any_node(observer: &Observer, near: Option<&str>, random: &mut fastrand::Rng) -> Result<String, FaultError> {
+    let wanted = |pod: &Pod| pod_is_ready(pod) && near.is_none_or(|near| pod.namespace().as_deref() == Some(near));
+    let pods = observer.pods.filter(wanted);
+    let mut nodes: Vec<String> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    nodes.sort();
+    nodes.dedup();
+    random.choice(&nodes).cloned().ok_or_else(|| unusable("any", "no node runs a ready pod of the service"))
+}
