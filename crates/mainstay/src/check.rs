@@ -285,7 +285,7 @@ async fn live(args: &CheckArgs) -> Result<(Vec<Object>, bool), AnyError> {
                 item["kind"] = json!(kind);
                 all.push(Object::live(item));
             }
-            next = list["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+            list["metadata"]["continue"].as_str().unwrap_or_default().clone_into(&mut next);
             if next.is_empty() {
                 break;
             }
