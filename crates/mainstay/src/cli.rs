@@ -53,6 +53,11 @@ pub enum Command {
         after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"
     )]
     Gateway(Box<crate::gateway::GatewayArgs>),
+    /// Find what would take it down: place the pods, take every node and zone away, and see what is left
+    #[command(
+        after_help = "Examples:\n  mainstay check -f examples/shop                         on three nodes in three zones\n  mainstay check -f app.yaml --nodes 6 --zones 2 --notes  and everything that could be better\n  helm template . | mainstay check -f - --engine kubernetes\n  mainstay check --cluster                                what runs now, where it runs\n  mainstay check -f app.yaml --require survive=node,zone  exit status 1 if a service would be down\n  mainstay check -f app.yaml --fix patches -o html > report.html\n\nExit status: 0 checked, and what is required holds; 1 something required does not hold; 2 could not be checked."
+    )]
+    Check(Box<crate::check::CheckArgs>),
     /// Programs to try Mainstay with: the example shop, and a test server that misbehaves when told to
     Demo {
         /// Which program.

@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub)] // a binary has no outside: `pub` here only means "of this module"
 
+mod check;
 mod cli;
 mod client;
 mod down;
@@ -50,7 +51,11 @@ fn main() -> ExitCode {
         Some("shim-exec") => return exit_code(mainstay_runtime::exec::run(&args[2..])),
         _ => {}
     }
-    report(dispatch(Cli::parse().command))
+    match Cli::parse().command {
+        // Has exit statuses of its own.
+        Command::Check(args) => check::run(&args),
+        command => report(dispatch(command)),
+    }
 }
 
 /// Runs a command; answers whether all is well.
@@ -92,7 +97,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             runtime.block_on(up::supervise(instance))?;
         }
         // Dispatched in `main`; here only so that `--help` knows them.
-        Command::Shim(_) | Command::ShimExec(_) => {}
+        Command::Check(_) | Command::Shim(_) | Command::ShimExec(_) => {}
     }
     Ok(true)
 }

@@ -13,7 +13,7 @@ pub(crate) type Labels = BTreeMap<String, String>;
 pub type Clauses = Vec<(String, String, Vec<String>)>;
 
 /// The clauses of a selector; `None` for an absent one, which selects nothing.
-pub(crate) fn clauses(selector: Option<&Written>) -> Option<Clauses> {
+pub fn clauses(selector: Option<&Written>) -> Option<Clauses> {
     let selector = selector?;
     let equal = selector.match_labels.iter().flatten();
     let equal = equal.map(|(key, value)| (key.clone(), "In".to_owned(), vec![value.clone()]));
@@ -58,7 +58,8 @@ impl NodeTerm {
         Self { labels: Vec::new(), fields: vec![("metadata.name".to_owned(), "Exists".to_owned(), Vec::new())] }
     }
 
-    pub(crate) fn of(term: &NodeSelectorTerm) -> Self {
+    /// From the object.
+    pub fn of(term: &NodeSelectorTerm) -> Self {
         let list = |all: &Option<Vec<NodeSelectorRequirement>>| {
             let all = all.iter().flatten();
             all.map(|e| (e.key.clone(), e.operator.clone(), e.values.clone().unwrap_or_default())).collect()
@@ -67,7 +68,7 @@ impl NodeTerm {
     }
 
     /// Whether a node satisfies every expression; a term without any satisfies nothing.
-    pub(crate) fn matches(&self, name: &str, labels: &Labels) -> bool {
+    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         let by_label = |clause| expression(clause, |key| labels.get(key).map(String::as_str));
         let by_field = |clause| expression(clause, |key| (key == "metadata.name").then_some(name));
         !(self.labels.is_empty() && self.fields.is_empty())
