@@ -92,6 +92,7 @@ fn sarif_and_html_are_whole() {
         assert_eq!(run["tool"]["driver"]["rules"][index]["id"], result["ruleId"]);
         assert!(result["locations"][0]["physicalLocation"]["region"]["startLine"].as_u64().unwrap() > 0);
     }
+    golden("single-replica.svg", &output::picture(&report));
     let page = output::html(&report);
     assert_eq!(page.matches("<svg").count(), 1);
     assert!(

@@ -79,14 +79,18 @@ fn label(model: &Model, kind: FailureKind, workload: Option<usize>, rows: &[&Row
         Failure::Server(at) => model.topology.servers[at].name.clone(),
         failure => {
             let target = failure.target(model);
-            target.split_once('/').map_or(target.clone(), |(kind, name)| format!("{kind} {name}"))
+            target.split_once('/').map_or(target.clone(), |(_, name)| name.to_owned())
         }
     };
     let names: BTreeSet<(usize, String)> = rows.iter().map(short).map(|name| (name.len(), name)).collect();
     let shown: Vec<String> = names.iter().take(NAMES_MAX).map(|(_, name)| name.clone()).collect();
     let rest = rows.len().saturating_sub(NAMES_MAX);
     let joined = shown.join(if kind == FailureKind::TwoNodes { "; " } else { ", " });
-    if rest > 0 { format!("{joined} and {rest} more") } else { joined }
+    let prefix = match kind {
+        FailureKind::TwoNodes | FailureKind::Server => String::new(),
+        kind => format!("{kind} "),
+    };
+    if rest > 0 { format!("{prefix}{joined} and {rest} more") } else { format!("{prefix}{joined}") }
 }
 
 /// Names of the services as columns: without the namespace where all are in one.

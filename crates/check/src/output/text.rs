@@ -34,7 +34,8 @@ pub fn text(report: &Report, all_notes: bool) -> String {
 }
 
 fn counted(number: usize, name: &str) -> String {
-    if number == 1 { format!("1 {name}") } else { format!("{number} {name}s") }
+    let plural = if name.ends_with("ch") { "es" } else { "s" };
+    if number == 1 { format!("1 {name}") } else { format!("{number} {name}{plural}") }
 }
 
 fn survival(out: &mut String, report: &Report) {

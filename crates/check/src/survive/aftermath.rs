@@ -381,7 +381,7 @@ fn follow_needs(model: &Model, fates: &mut [Fate]) {
                 if both == fates[at].timeline {
                     continue;
                 }
-                if felt.worst() > fates[at].timeline.worst() || fates[at].why.is_empty() {
+                if felt.severity() > fates[at].timeline.severity() || fates[at].why.is_empty() {
                     let how = if *need == Need::Liveness { "its liveness probe asks" } else { "it needs" };
                     fates[at].why = format!("{how} {}: {}", model.services[*other].key(), fates[*other].why);
                 }

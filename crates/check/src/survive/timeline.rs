@@ -52,6 +52,11 @@ impl Timeline {
         self.steps.iter().map(|(_, state)| *state).max().unwrap_or(State::Fine)
     }
 
+    /// How bad it is: the worst state, and until when.
+    pub fn severity(&self) -> (State, f64) {
+        (self.worst(), self.end_of(self.worst()).unwrap_or(f64::INFINITY))
+    }
+
     /// At every time the worse of the two.
     #[must_use]
     pub fn worse(&self, other: &Self) -> Self {
