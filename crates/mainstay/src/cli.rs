@@ -43,11 +43,16 @@ pub enum Command {
         after_help = "Examples:\n  mainstay fault kill node/node-2     its link goes down and every process on it dies\n  mainstay fault pause pod/shop/front-6d5f-x2x7z\n  mainstay fault isolate zone/zone-b\n  mainstay fault ls\n  mainstay fault heal node/node-2"
     )]
     Fault(FaultArgs),
-    /// A traffic gateway, configured with Gateway API files
+    /// A traffic gateway, configured with Gateway API objects: from files, or from a cluster
     #[command(
         after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"
     )]
     Gateway(Box<crate::gateway::GatewayArgs>),
+    /// Degrade on purpose: canned answers, older versions or no answers for what is not core, as TrafficPolicies say
+    #[command(
+        after_help = "Examples:\n  mainstay degrade ls\n  mainstay degrade on noncore\n  mainstay degrade off noncore"
+    )]
+    Degrade(crate::degrade::DegradeArgs),
     /// Programs to try Mainstay with: the example shop, and a test server that misbehaves when told to
     Demo {
         /// Which program.

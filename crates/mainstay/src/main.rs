@@ -7,10 +7,14 @@
 
 mod cli;
 mod client;
+mod definitions;
+mod degrade;
 mod down;
 mod encryption;
 mod fault;
 mod gateway;
+mod gateway_top;
+mod gateways;
 mod hollow;
 mod instance;
 mod node;
@@ -61,6 +65,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
         Command::Fault(args) => fault::run(&args)?,
         Command::Gateway(args) => return gateway::run(*args),
+        Command::Degrade(args) => small_runtime()?.block_on(degrade::run(&args))?,
         Command::Demo { program } => mainstay_demo::run(program)?,
         Command::Snapshot(args) => small_runtime()?.block_on(snapshot::run(&args))?,
         Command::Secrets(args) => small_runtime()?.block_on(encryption::run(&args))?,

@@ -3,6 +3,7 @@
 //! Benches measure, they do not judge: a missed goal is a figure in the table, not a failed command.
 
 mod api;
+mod faults;
 mod gateway;
 mod memory;
 mod report;

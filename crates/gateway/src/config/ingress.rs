@@ -9,13 +9,14 @@ use super::{Severity, secrets};
 use crate::api::core::{IngressBackend, IngressSpec};
 use crate::api::route::{BackendRef, HttpMatch, HttpRule, PathMatch, RouteSpec};
 
-/// The class whose Ingresses are ours; those without a class are, too.
+/// The class whose Ingresses are ours, if no IngressClass says more; Ingresses without a class are ours, too.
 const CLASS: &str = "mainstay";
+/// How classes were named before there were IngressClasses.
+const ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// Opens the Ingress ports if there are Ingresses, and attaches them.
 pub(super) fn attach(work: &mut Work<'_>) {
-    let ours = |it: &&Held<IngressSpec>| it.spec.ingress_class_name.as_deref().is_none_or(|class| class == CLASS);
-    let mut ingresses: Vec<_> = work.objects.ingresses.values().filter(ours).collect();
+    let mut ingresses: Vec<_> = work.objects.ingresses.values().filter(|it| is_ours(work, it)).collect();
     ingresses.sort_by_key(|it| (it.meta.creation_timestamp.clone(), it.key.clone()));
     if ingresses.is_empty() {
         return;
@@ -29,17 +30,21 @@ pub(super) fn attach(work: &mut Work<'_>) {
     }
     let mut listeners = vec![work.listeners.len()];
     work.listeners.push(OpenListener::implicit("http", http, addresses.clone(), None));
-    match secrets::ingress_config(work, &ingresses) {
-        Ok(None) => {}
-        Ok(Some(config)) => {
-            listeners.push(work.listeners.len());
-            work.listeners.push(OpenListener::implicit("https", https, addresses, Some(config)));
-        }
-        Err((ingress, message)) => work.problem(ingress, &["spec", "tls"], Severity::Error, message),
+    if let Some(config) = secrets::ingress_config(work, &ingresses) {
+        listeners.push(work.listeners.len());
+        work.listeners.push(OpenListener::implicit("https", https, addresses, Some(config)));
     }
     for ingress in ingresses {
+        work.statuses.ingresses.insert(ingress.key.clone());
         attach_one(work, ingress, &listeners);
     }
+}
+
+fn is_ours(work: &Work<'_>, ingress: &Held<IngressSpec>) -> bool {
+    let annotated = ingress.meta.annotations.get(ANNOTATION);
+    let Some(class) = ingress.spec.ingress_class_name.as_ref().or(annotated) else { return true };
+    let held = work.objects.ingress_classes.values().find(|held| held.meta.name == *class);
+    held.map_or(class == CLASS, |held| held.spec.controller == super::status::CONTROLLER)
 }
 
 fn attach_one(work: &mut Work<'_>, ingress: &Held<IngressSpec>, listeners: &[usize]) {

@@ -11,6 +11,7 @@ mod control_plane;
 mod crash;
 mod examples;
 mod faults;
+mod gateway;
 mod machine;
 mod pods;
 mod recovery;
