@@ -34,6 +34,8 @@ mod cluster;
 mod config;
 mod control;
 mod core;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc_web;
 mod gzip;
 mod health;

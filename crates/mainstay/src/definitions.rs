@@ -24,6 +24,7 @@ macro_rules! definitions {
 }
 
 const FILES: &[(&str, &str)] = definitions![
+    "05-ingress-class.yaml",
     "10-gateway-class.yaml",
     "11-gateway.yaml",
     "12-http-route.yaml",

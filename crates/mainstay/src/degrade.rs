@@ -29,25 +29,29 @@ pub struct DegradeArgs {
     /// What to do.
     #[command(subcommand)]
     pub verb: DegradeVerb,
-    /// Whose gateways.
-    #[command(flatten)]
-    pub data: DataDir,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum DegradeVerb {
     /// What can be switched, and what is on
-    Ls,
+    Ls {
+        #[command(flatten)]
+        data: DataDir,
+    },
     /// Switch on: answer in the degraded way until it is switched off
     On {
         /// The name of a TrafficPolicy's degradation, or noncore
         name: String,
+        #[command(flatten)]
+        data: DataDir,
     },
     /// Switch off
     Off {
         /// The name
         name: String,
+        #[command(flatten)]
+        data: DataDir,
     },
 }
 
@@ -56,12 +60,13 @@ pub enum DegradeVerb {
 /// # Errors
 /// When the API cannot be asked, or there is nothing of that name.
 pub async fn run(args: &DegradeArgs) -> Result<(), AnyError> {
-    let client = crate::client::from_file(&Instance::load(&args.data.data_dir)?.kubeconfig()).await?;
+    let (DegradeVerb::Ls { data } | DegradeVerb::On { data, .. } | DegradeVerb::Off { data, .. }) = &args.verb;
+    let client = crate::client::from_file(&Instance::load(&data.data_dir)?.kubeconfig()).await?;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let on = maps.get_opt(DEGRADED).await?.and_then(|map| map.data).unwrap_or_default();
     match &args.verb {
-        DegradeVerb::Ls => print!("{}", table(&known(&client).await?, &on)),
-        DegradeVerb::On { name } => {
+        DegradeVerb::Ls { .. } => print!("{}", table(&known(&client).await?, &on)),
+        DegradeVerb::On { name, .. } => {
             let known = known(&client).await?;
             if !known.contains_key(name) {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -70,11 +75,11 @@ pub async fn run(args: &DegradeArgs) -> Result<(), AnyError> {
             set(&maps, name, Some(&Timestamp::now().to_string())).await?;
             println!("{name} is on");
         }
-        DegradeVerb::Off { name } if on.contains_key(name) => {
+        DegradeVerb::Off { name, .. } if on.contains_key(name) => {
             set(&maps, name, None).await?;
             println!("{name} is off");
         }
-        DegradeVerb::Off { name } => println!("{name} was not on"),
+        DegradeVerb::Off { name, .. } => println!("{name} was not on"),
     }
     Ok(())
 }

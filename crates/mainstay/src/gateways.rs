@@ -1,6 +1,5 @@
 //! Gateways run while there is something for them to do: the server applies `deployments/gateway.yaml` as soon as there is a
-//! Gateway or an Ingress of class `mainstay` (or an Ingress that names no class), and takes the pods away a while after the
-//! last is gone.
+//! Gateway or an Ingress of class `mainstay`, and takes the pods away a while after the last is gone.
 //!
 //! So a cluster that has no need of gateways has none in memory. The Service in front stays, and with it its address: a Gateway
 //! that is made anew gets the same.
@@ -120,7 +119,7 @@ fn is_ours(gateway: &Gateway) -> bool {
 
 fn wants_gateway(ingress: &Ingress) -> bool {
     let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
-    class.is_none_or(|class| class == CLASS)
+    class == Some(CLASS)
 }
 
 async fn deploy(client: &Client) -> Result<(), ManifestError> {
@@ -157,7 +156,7 @@ mod tests {
     #[test]
     fn an_ingress_of_another_class_needs_no_gateway() {
         let mut ingress = Ingress::default();
-        assert!(wants_gateway(&ingress));
+        assert!(!wants_gateway(&ingress));
         ingress.spec.get_or_insert_default().ingress_class_name = Some("nginx".to_owned());
         assert!(!wants_gateway(&ingress));
         ingress.spec.get_or_insert_default().ingress_class_name = Some(CLASS.to_owned());

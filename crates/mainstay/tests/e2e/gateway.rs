@@ -124,6 +124,31 @@ fn a_cluster_has_gateways_while_it_needs_them() {
 }
 
 #[test]
+fn a_cluster_is_degraded_by_hand_on_all_its_gateways() {
+    let cluster = Cluster::up(&["examples/shop", "examples/gateway"]);
+    let address = format!("{}:8080", wait_for_address(&cluster));
+    cluster.wait("the route is served", || http_ask(&address, "shop.example.com", "/whoami").is_ok());
+    cluster.k(&[
+        "patch",
+        "trafficpolicy",
+        "shop",
+        "-n",
+        "shop",
+        "--type=merge",
+        r#"-p={"spec":{"degradation":{"name":"sale","when":[],"respond":{"status":503,"body":"closed"}}}}"#,
+    ]);
+    cluster.ok(&["degrade", "on", "sale"]);
+    assert!(cluster.ok(&["degrade", "ls"]).contains("shop/shop"));
+    let closed = || http_ask(&address, "shop.example.com", "/").is_err_and(|head| head.starts_with("HTTP/1.1 503"));
+    // Each connection may land on either gateway.
+    cluster.wait("both are degraded", || (0..10).all(|_| closed()));
+    cluster.ok(&["degrade", "off", "sale"]);
+    let open = || http_ask(&address, "shop.example.com", "/whoami").is_ok();
+    cluster.wait("both are as before", || (0..10).all(|_| open()));
+    assert!(!cluster.mainstay(&["degrade", "on", "nothing"]).status.success());
+}
+
+#[test]
 fn gateways_and_endpoints_come_and_go_under_load() {
     let cluster = Cluster::up(&["examples/shop", "examples/gateway"]);
     let address = format!("{}:8080", wait_for_address(&cluster));
