@@ -13,9 +13,11 @@ fn main() {
     let admin = args.next().unwrap().parse().ok();
     let options = mainstay_gateway::Options {
         files: args.map(Into::into).collect(),
+        cluster: None,
         addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         cores,
         admin,
+        probes: None,
         zone: None,
         access_log: None,
         access_log_template: None,

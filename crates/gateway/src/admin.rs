@@ -35,8 +35,17 @@ use crate::metrics::Sum;
 use crate::table::PortService;
 use crate::table::paths::query_value;
 
+/// How much of the admin an address has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything.
+    All,
+    /// What a kubelet and a Prometheus ask for: nothing that changes or tells anything else.
+    Probes,
+}
+
 /// Starts to listen.
-pub(crate) fn start(control: Rc<Control>, address: SocketAddr) -> io::Result<()> {
+pub(crate) fn start(control: Rc<Control>, address: SocketAddr, scope: Scope) -> io::Result<()> {
     let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     // A successor listens while this process drains.
@@ -48,7 +57,7 @@ pub(crate) fn start(control: Rc<Control>, address: SocketAddr) -> io::Result<()>
             let control = control.clone();
             tokio::task::spawn_local(async move {
                 let service = service_fn(move |request| {
-                    let reply = answer(&control, &request);
+                    let reply = answer(&control, &request, scope);
                     async move { Ok::<_, Infallible>(reply) }
                 });
                 let serving = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
@@ -59,8 +68,11 @@ pub(crate) fn start(control: Rc<Control>, address: SocketAddr) -> io::Result<()>
     Ok(())
 }
 
-fn answer(control: &Control, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(control: &Control, request: &Request<Incoming>, scope: Scope) -> Response<Full<Bytes>> {
     let path = request.uri().path();
+    if scope == Scope::Probes && !matches!(path, "/healthz" | "/readyz" | "/metrics") {
+        return text(StatusCode::NOT_FOUND, "see /healthz /readyz /metrics\n".into());
+    }
     match (request.method(), path) {
         (&Method::GET, "/readyz") if control.shared.draining.load(Ordering::Relaxed) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
@@ -306,5 +318,9 @@ fn stats(control: &Control) -> Value {
         })
         .collect();
     rules.sort_by_key(|it| it["name"].to_string());
-    json!({ "connections": control.shared.connections.load(Ordering::Relaxed), "rules": rules })
+    json!({
+        "connections": control.shared.connections.load(Ordering::Relaxed),
+        "boundsUs": crate::metrics::bounds_us(),
+        "rules": rules,
+    })
 }

@@ -21,12 +21,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::admin;
 use crate::checks::Checks;
+use crate::cluster::{self, ClusterOptions, World};
 use crate::config::{self, Compiled, ConfigError, Objects, source};
 use crate::core::{Core, CoreOptions, Live};
 use crate::registry::{Registry, Shared};
@@ -42,12 +43,16 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 pub struct Options {
     /// Files and directories with Gateway API objects.
     pub files: Vec<PathBuf>,
+    /// The cluster whose objects are served instead of files.
+    pub cluster: Option<ClusterOptions>,
     /// Addresses to listen on where a Gateway names none.
     pub addresses: Vec<IpAddr>,
     /// Threads that carry traffic.
     pub cores: usize,
     /// Where the admin listens; nowhere if `None`.
     pub admin: Option<SocketAddr>,
+    /// Where probes and metrics are answered, and nothing else of the admin; nowhere if `None`.
+    pub probes: Option<SocketAddr>,
     /// The zone this gateway is in, for zone-aware load balancing.
     pub zone: Option<String>,
     /// Access log: a file, or `-`.
@@ -74,6 +79,9 @@ pub enum GatewayError {
     /// The admin's address cannot be listened on.
     #[error("cannot listen on the admin address {0}: {1}; choose another with --admin")]
     Admin(SocketAddr, #[source] io::Error),
+    /// The API cannot be used at all.
+    #[error("cannot use the Kubernetes API: {0}; is the kubeconfig right?")]
+    Api(#[source] Box<kube::Error>),
     /// The access log cannot be opened.
     #[error("cannot open the access log {0}: {1}")]
     AccessLog(PathBuf, #[source] io::Error),
@@ -88,9 +96,12 @@ pub(crate) struct Control {
     pub(crate) shared: Arc<Shared>,
     pub(crate) log: Option<AccessLog>,
     pub(crate) reload: Notify,
+    world: Option<Rc<World>>,
     sockets: Arc<Sockets>,
     live: watch::Sender<Arc<Live>>,
     last: std::cell::RefCell<Rc<Compiled>>,
+    /// Names of backends must be looked up now and then.
+    has_names: std::cell::Cell<bool>,
     pub(crate) reloads: std::cell::Cell<(u64, u64)>,
 }
 
@@ -121,25 +132,44 @@ async fn start(options: Options) -> Result<(), GatewayError> {
         None => None,
     };
     let (live, _) = watch::channel(Arc::<Live>::default());
+    let world = match options.cluster.clone() {
+        Some(cluster) => Some(World::start(cluster).map_err(|error| GatewayError::Api(Box::new(error)))?),
+        None => None,
+    };
+    let mut signals = Signals::new().map_err(GatewayError::Start)?;
+    if let Some(world) = &world {
+        tokio::select! {
+            () = world.synced() => {}
+            () = signals.stop() => return Ok(()),
+        }
+    }
     let control = Rc::new(Control {
         options,
         shared,
         log,
         reload: Notify::new(),
+        world,
         sockets,
         live,
         last: std::cell::RefCell::default(),
+        has_names: std::cell::Cell::default(),
         reloads: std::cell::Cell::default(),
     });
     let compiled = control.read().await?;
     let failed = control.publish(compiled);
-    if let Some((address, error)) = failed.into_iter().next() {
+    // In a cluster one Gateway's port must not keep the others from being served.
+    if let Some((address, error)) = failed.into_iter().next().filter(|_| control.world.is_none()) {
         return Err(GatewayError::Listen(address, error));
     }
     let cores = control.start_cores().map_err(GatewayError::Start)?;
-    if let Some(address) = control.options.admin {
-        let listening = admin::start(control.clone(), address);
+    let admins = [(control.options.admin, admin::Scope::All), (control.options.probes, admin::Scope::Probes)];
+    for (address, scope) in admins {
+        let Some(address) = address else { continue };
+        let listening = admin::start(control.clone(), address, scope);
         listening.map_err(|error| GatewayError::Admin(address, error))?;
+    }
+    if let Some(world) = &control.world {
+        tokio::task::spawn_local(cluster::lead(control.clone(), world.clone()));
     }
     control.taken().await;
     if let Some((_, predecessor)) = predecessor {
@@ -147,7 +177,7 @@ async fn start(options: Options) -> Result<(), GatewayError> {
         let _ = io::Write::write_all(&mut &predecessor, b"ready\n");
     }
     tracing::info!(ports = ?control.ports(), "the gateway is ready");
-    control.serve().await?;
+    control.serve(&mut signals).await?;
     control.drain(cores).await;
     Ok(())
 }
@@ -163,16 +193,22 @@ impl Control {
         self.last.borrow().clone()
     }
 
-    fn ports(&self) -> Vec<SocketAddr> {
+    /// The addresses that are listened on.
+    pub(crate) fn ports(&self) -> Vec<SocketAddr> {
         self.live().table.ports.iter().flat_map(|port| port.addresses.clone()).collect()
     }
 
     async fn read(&self) -> Result<Compiled, ConfigError> {
-        let sources = source::read(&self.options.files)?;
+        let sources = match &self.world {
+            Some(world) => world.sources(),
+            None => source::read(&self.options.files)?,
+        };
         let objects = Objects::decode(&sources);
-        let names = look_up(config::names(&objects)).await;
+        let names = config::names(&objects);
+        self.has_names.set(!names.is_empty());
+        let names = look_up(names).await;
         let (addresses, ingress_ports) = (self.options.addresses.clone(), self.options.ingress_ports);
-        let options = config::Options { class_required: false, addresses, ingress_ports, names };
+        let options = config::Options { class_required: self.world.is_some(), addresses, ingress_ports, names };
         Ok(config::compile(&objects, &options))
     }
 
@@ -191,6 +227,10 @@ impl Control {
         let live = Arc::new(Live { table, version, taken: AtomicUsize::new(0) });
         self.live.send_replace(live);
         *self.last.borrow_mut() = Rc::new(Compiled { statuses, problems, ..Compiled::default() });
+        if let Some(world) = &self.world {
+            self.shared.switch_all(world.switched());
+            world.reportable.notify_one();
+        }
         failed
     }
 
@@ -240,9 +280,7 @@ impl Control {
     }
 
     /// Waits for what comes, until it is time to stop.
-    async fn serve(self: &Rc<Self>) -> Result<(), GatewayError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(GatewayError::Start)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(GatewayError::Start)?;
+    async fn serve(self: &Rc<Self>, signals: &mut Signals) -> Result<(), GatewayError> {
         let mut hang_up = signal(SignalKind::hangup()).map_err(GatewayError::Start)?;
         let mut checks = Checks::default();
         checks.set(&self.live().table, &self.shared);
@@ -255,23 +293,26 @@ impl Control {
         look_up.reset();
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                () = signals.stop() => return Ok(()),
                 () = succeeded.notified() => {
                     tracing::info!("a new process has taken over");
                     return Ok(());
                 }
                 _ = hang_up.recv() => {}
                 () = self.reload.notified() => {}
-                () = changed(&files) => {}
-                _ = look_up.tick(), if self.has_names() => {}
+                () = changed(&files), if self.world.is_none() => {}
+                () = self.world_changed() => {}
+                _ = look_up.tick(), if self.has_names.get() => {}
             }
             self.reload_now(&mut checks).await;
         }
     }
 
-    fn has_names(&self) -> bool {
-        source::read(&self.options.files).is_ok_and(|sources| !config::names(&Objects::decode(&sources)).is_empty())
+    /// Waits for a change in the cluster, and for the quiet after it.
+    async fn world_changed(&self) {
+        let Some(world) = &self.world else { return std::future::pending().await };
+        world.changed.notified().await;
+        tokio::time::sleep(cluster::SETTLE).await;
     }
 
     async fn drain(&self, cores: Vec<JoinHandle<()>>) {
@@ -281,6 +322,26 @@ impl Control {
         let end = Instant::now() + self.options.drain + Duration::from_secs(1);
         while !cores.iter().all(JoinHandle::is_finished) && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// The signals that end a gateway.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

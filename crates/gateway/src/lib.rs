@@ -5,7 +5,7 @@
 //! the engine, and nothing of it is needed by the engine.
 //!
 //! # Flow
-//! `config` compiles objects into an immutable `table`; `control` publishes it to the cores; on each core, `core` carries
+//! Objects come from files or, by `cluster`, from the Kubernetes API; `config` compiles them into an immutable `table`; `control` publishes it to the cores; on each core, `core` carries
 //! requests by it, with the help of pure parts that know neither sockets nor clocks: `balance`, `health`, `limit`, `breaker`,
 //! `cache`, `access`.
 //!
@@ -30,9 +30,12 @@ mod body;
 mod breaker;
 mod cache;
 mod checks;
+mod cluster;
 mod config;
 mod control;
 mod core;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc_web;
 mod gzip;
 mod health;
@@ -45,8 +48,12 @@ mod upstream;
 
 use std::path::PathBuf;
 
+pub use cluster::ClusterOptions;
 pub use config::ConfigError;
 pub use control::{GatewayError, Options, ask_admin, run};
+
+/// The ConfigMap beside the gateways' Service whose keys are the degradations that are switched on in the whole cluster.
+pub const DEGRADED: &str = "mainstay-degraded";
 
 /// What a check of a configuration found.
 #[derive(Debug)]

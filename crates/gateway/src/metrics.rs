@@ -28,6 +28,11 @@ const BUCKETS: usize = 22;
 /// The first bound, in microseconds.
 const FIRST_US: u64 = 64;
 
+/// The upper bounds of all buckets but the last, in microseconds.
+pub(crate) fn bounds_us() -> [u64; BUCKETS - 1] {
+    std::array::from_fn(|index| FIRST_US << index)
+}
+
 /// Durations by powers of two.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {

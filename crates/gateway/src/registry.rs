@@ -154,6 +154,13 @@ impl Shared {
         self.any_switch.store(!inner.switches.is_empty(), Ordering::Relaxed);
     }
 
+    /// Turns on these switches and no others.
+    pub(crate) fn switch_all(&self, on: Vec<String>) {
+        let mut inner = self.inner();
+        inner.switches = on.into_iter().collect();
+        self.any_switch.store(!inner.switches.is_empty(), Ordering::Relaxed);
+    }
+
     /// A client opens a connection; answers how many it has now.
     pub(crate) fn client_opens(&self, client: IpAddr) -> u32 {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);

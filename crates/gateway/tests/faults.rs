@@ -63,6 +63,19 @@ fn an_endpoint_that_hangs_is_left_and_its_requests_are_asked_elsewhere() {
 }
 
 #[test]
+fn an_endpoint_that_hangs_is_found_out_by_a_single_client() {
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (one, two) = (Endpoint::start(good), Endpoint::start(good));
+    let gateway = Gateway::plain(
+        &[one.address, hung.local_addr().unwrap(), two.address],
+        &policy("  outlierDetection: {stall: 50ms}\n"),
+    );
+    let (bad, worst) = ask_often(&gateway, 100);
+    assert!(bad.is_empty() && worst < SOON, "{bad:?} {worst:?}");
+    assert!(gateway.metric("endpoint_ejections_total") >= 1.0);
+}
+
+#[test]
 fn an_endpoint_that_closes_without_an_answer_costs_nothing_idempotent() {
     let rude = Endpoint::start(|_, _| false);
     let one = Endpoint::start(good);

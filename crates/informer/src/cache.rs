@@ -168,7 +168,7 @@ impl<K: Kind> Cache<K> {
         let mut config = watcher::Config::default();
         config.field_selector.clone_from(&scope.fields);
         config.label_selector.clone_from(&scope.labels);
-        let mut events = pin!(watcher::watcher(api, config).backoff(Backing::default()));
+        let mut events = pin!(watcher::watcher(api, config).backoff(ShortBackoff::default()));
         let wanted = |object: &K| scope.namespace.is_none() || object.meta().namespace == scope.namespace;
         while let Some(event) = events.next().await {
             match event {
@@ -245,19 +245,20 @@ fn revision_of<K: kube::Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Waits between attempts: short, because the server is usually back within a second.
-struct Backing(Duration);
+/// Waits between attempts: 20 ms to 1 s, because the server is usually back within a second.
+#[derive(Debug)]
+pub struct ShortBackoff(Duration);
 
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-impl Default for Backing {
+impl Default for ShortBackoff {
     fn default() -> Self {
         Self(FIRST_WAIT)
     }
 }
 
-impl Iterator for Backing {
+impl Iterator for ShortBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -267,7 +268,7 @@ impl Iterator for Backing {
     }
 }
 
-impl Backoff for Backing {
+impl Backoff for ShortBackoff {
     fn reset(&mut self) {
         *self = Self::default();
     }

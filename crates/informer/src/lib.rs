@@ -24,5 +24,5 @@ mod cache;
 pub mod leader;
 mod subscription;
 
-pub use cache::{Cache, Kind, ObjectKey, Scope};
+pub use cache::{Cache, Kind, ObjectKey, Scope, ShortBackoff};
 pub use subscription::{Change, Subscription};

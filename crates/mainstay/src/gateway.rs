@@ -5,12 +5,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use mainstay_gateway::{Options, ask_admin};
+use k8s_openapi::api::core::v1::Node;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client};
+use mainstay_gateway::{ClusterOptions, Options, ask_admin};
 
 use crate::AnyError;
 
 /// Where the admin listens unless told otherwise.
 const ADMIN: &str = "127.0.0.1:9901";
+/// How long opening a connection to the API may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// `mainstay gateway`.
 #[derive(Debug, Args)]
@@ -33,6 +39,15 @@ pub enum Verb {
         #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
         files: Vec<PathBuf>,
     },
+    /// What goes through it now: requests, errors and latency of each rule, every second
+    Top {
+        /// Print one table and end
+        #[arg(long)]
+        once: bool,
+        /// The admin of the gateway
+        #[arg(long, default_value = ADMIN)]
+        admin: SocketAddr,
+    },
     /// Degrade on purpose: `ls`, `on NAME`, `off NAME`; `noncore` switches off all non-core routes
     Degrade {
         /// ls, on or off
@@ -48,7 +63,7 @@ pub enum Verb {
 /// How to serve.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Files and directories with Gateway API objects; read again when they change
+    /// Files and directories with Gateway API objects, read again when they change; without any, those of a cluster are served
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub files: Vec<PathBuf>,
     /// Address to listen on where a Gateway names none; may be repeated
@@ -60,7 +75,17 @@ pub struct ServeArgs {
     /// Address of the admin: metrics, configuration, switches; `off` for none
     #[arg(long, default_value = ADMIN)]
     pub admin: String,
-    /// The zone this gateway is in
+    /// Address where only probes and metrics are answered, for a kubelet and Prometheus
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub probes: Option<SocketAddr>,
+    /// How to reach the cluster whose Gateways and Ingresses are served, if there is no -f (default: $KUBECONFIG,
+    /// ~/.kube/config, or the pod's own account)
+    #[arg(long, value_name = "PATH", conflicts_with = "files")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Service of type LoadBalancer in front of the cluster's gateways: its address goes into statuses, its ports are kept
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "files")]
+    pub service: Option<String>,
+    /// The zone this gateway is in (default, in a pod: that of the node $NODE_NAME)
     #[arg(long)]
     pub zone: Option<String>,
     /// Access log: a file, or - for standard output
@@ -87,6 +112,9 @@ pub struct ServeArgs {
 pub fn run(args: GatewayArgs) -> Result<bool, AnyError> {
     match args.verb {
         Some(Verb::Check { files }) => check(&files),
+        Some(Verb::Top { once, admin }) => {
+            crate::small_runtime()?.block_on(crate::gateway_top::run(admin, once)).map(|()| true)
+        }
         Some(Verb::Degrade { action, name, admin }) => {
             crate::small_runtime()?.block_on(degrade(admin, &action, name.as_deref())).map(|()| true)
         }
@@ -116,9 +144,12 @@ async fn degrade(admin: SocketAddr, action: &str, name: Option<&str>) -> Result<
 
 fn serve(args: ServeArgs) -> Result<(), AnyError> {
     crate::log_to_stderr();
-    if args.files.is_empty() {
-        return Err("nothing to serve: name files or directories with -f".into());
-    }
+    let (cluster, zone) = if args.files.is_empty() {
+        let (cluster, zone) = crate::small_runtime()?.block_on(cluster(args.kubeconfig, args.service.as_deref()))?;
+        (Some(cluster), args.zone.or(zone))
+    } else {
+        (None, args.zone)
+    };
     let admin = match args.admin.as_str() {
         "off" => None,
         address => Some(address.parse().map_err(|_| format!("--admin {address}: write ADDRESS:PORT or off"))?),
@@ -126,10 +157,12 @@ fn serve(args: ServeArgs) -> Result<(), AnyError> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     mainstay_gateway::run(Options {
         files: args.files,
+        cluster,
         addresses: args.addresses,
         cores: args.cores.unwrap_or(processors),
         admin,
-        zone: args.zone,
+        probes: args.probes,
+        zone,
         access_log: args.access_log,
         access_log_template: args.access_log_template,
         hand_over: args.hand_over,
@@ -137,4 +170,45 @@ fn serve(args: ServeArgs) -> Result<(), AnyError> {
         ingress_ports: (args.ingress_http_port, args.ingress_https_port),
     })?;
     Ok(())
+}
+
+/// How the cluster is reached, and the zone of the node that this runs on, if the cluster says it.
+async fn cluster(
+    kubeconfig: Option<PathBuf>,
+    service: Option<&str>,
+) -> Result<(ClusterOptions, Option<String>), AnyError> {
+    let mut config = match &kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path);
+            let read = read.map_err(|error| format!("cannot use {}: {error}", path.display()))?;
+            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+        }
+        None => Config::infer().await.map_err(|error| {
+            format!("nothing to serve: name files with -f, or a cluster with --kubeconfig or $KUBECONFIG ({error})")
+        })?,
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let service = match service.map(|text| text.split_once('/').ok_or(text)) {
+        None => None,
+        Some(Ok((namespace, name))) => Some((namespace.to_owned(), name.to_owned())),
+        Some(Err(text)) => return Err(format!("--service {text}: write NAMESPACE/NAME").into()),
+    };
+    let zone = match std::env::var("NODE_NAME") {
+        Ok(node) => zone_of(&config, &node).await,
+        Err(_) => None,
+    };
+    let identity = std::env::var("HOSTNAME").unwrap_or_else(|_| "gateway".to_owned());
+    let identity = format!("{identity}_{}", std::process::id());
+    Ok((ClusterOptions { config, service, identity }, zone))
+}
+
+async fn zone_of(config: &Config, node: &str) -> Option<String> {
+    let nodes: Api<Node> = Api::all(Client::try_from(config.clone()).ok()?);
+    match nodes.get(node).await {
+        Ok(node) => node.metadata.labels?.remove(ZONE_LABEL),
+        Err(error) => {
+            tracing::warn!(node, %error, "the zone of this gateway's node is not known");
+            None
+        }
+    }
 }

@@ -8,11 +8,15 @@
 mod check;
 mod cli;
 mod client;
+mod definitions;
+mod degrade;
 mod down;
 mod drill;
 mod encryption;
 mod fault;
 mod gateway;
+mod gateway_top;
+mod gateways;
 mod hollow;
 mod instance;
 mod node;
@@ -68,6 +72,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Fault(args) => fault::run(&args)?,
         Command::Drill(args) => return Ok(small_runtime()?.block_on(drill::run(&args))?),
         Command::Gateway(args) => return gateway::run(*args),
+        Command::Degrade(args) => small_runtime()?.block_on(degrade::run(&args))?,
         Command::Demo { program } => mainstay_demo::run(program)?,
         Command::Snapshot(args) => small_runtime()?.block_on(snapshot::run(&args))?,
         Command::Secrets(args) => small_runtime()?.block_on(encryption::run(&args))?,

@@ -161,6 +161,8 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         mainstay_scheduler::Settings { leader: leader("kube-scheduler"), ..mainstay_scheduler::Settings::default() };
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
+        () = crate::definitions::run(client("system:mainstay:definitions")) => {}
+        () = crate::gateways::run(client("system:mainstay:gateways")), if !alone => {}
         () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
         () = crate::hollow::run(client("system:kube-controller-manager"), instance.hollow_nodes), if instance.hollow_nodes > 0 => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}

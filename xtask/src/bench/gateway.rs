@@ -7,7 +7,8 @@
 //!
 //! # What is compared
 //! Routing, round robin, active checks, retries and one rate limit are on in all three; the gateway also counts per route and
-//! endpoint. CPU time per request is the figure to trust on a busy machine: the others measure the neighbours, too.
+//! endpoint. HAProxy and nginx have time limits of 500 ms and, HAProxy, checks every 200 ms: tuned as the faults need it (see
+//! `faults`). CPU time per request is the figure to trust on a busy machine: the others measure the neighbours, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::faults;
 use super::report::{Row, median, publish};
 use crate::process::{Failure, Outcome, at, cargo, find_program, output, run as run_command};
 use crate::workspace::Workspace;
@@ -32,22 +34,35 @@ pub(crate) struct GatewayArgs {
     /// Connections
     #[arg(long, default_value_t = 64)]
     connections: u32,
+    /// What to measure
+    #[arg(long, value_enum, default_value = "all")]
+    part: Part,
     /// The binary to measure instead of building one
     #[arg(long)]
     binary: Option<PathBuf>,
 }
 
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    All,
+    /// Requests, latency and processor time without any fault.
+    Speed,
+    /// What clients see while an endpoint fails, the configuration changes, or the process is replaced.
+    Faults,
+}
+
 /// Ports of the endpoints.
-const ENDPOINTS: [u16; 3] = [19_001, 19_002, 19_003];
+pub(super) const ENDPOINTS: [u16; 3] = [19_001, 19_002, 19_003];
 /// (proxy, port it listens on).
-const PROXIES: [(&str, u16); 3] = [("gateway", 18_080), ("haproxy", 18_081), ("nginx", 18_082)];
+pub(super) const PROXIES: [(&str, u16); 3] = [("gateway", 18_080), ("haproxy", 18_081), ("nginx", 18_082)];
 /// (workload, path).
 const WORKLOADS: [(&str, &str); 2] = [("512 bytes", "/"), ("64 KiB", "/large")];
 /// Ticks of a processor's time in a second, as /proc counts them (`man 5 proc`; 100 on every Linux of today).
 const TICKS: f64 = 100.0;
 
 /// A process that ends with this value.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -77,9 +92,20 @@ pub(crate) fn run(args: &GatewayArgs) -> Outcome {
     let binary = args.binary.clone().unwrap_or(workspace.target.join("release/mainstay"));
     let folder = std::env::temp_dir().join(format!("mainstay-bench-gateway-{}", std::process::id()));
     fs::create_dir_all(&folder).map_err(at(&folder))?;
-    let rows = measure(args, &binary, &folder);
+    let rows = parts(args, &binary, &folder);
     let _ = fs::remove_dir_all(&folder);
     publish(&workspace.target, "gateway", &rows?)
+}
+
+fn parts(args: &GatewayArgs, binary: &Path, folder: &Path) -> Outcome<Vec<Row>> {
+    let mut rows = Vec::new();
+    if args.part != Part::Faults {
+        rows.extend(measure(args, binary, folder)?);
+    }
+    if args.part != Part::Speed {
+        rows.extend(faults::measure(binary, folder, args.seconds)?);
+    }
+    Ok(rows)
 }
 
 fn measure(args: &GatewayArgs, binary: &Path, folder: &Path) -> Outcome<Vec<Row>> {
@@ -93,18 +119,11 @@ fn measure(args: &GatewayArgs, binary: &Path, folder: &Path) -> Outcome<Vec<Row>
         let configuration = write(&format!("endpoint-{port}.conf"), endpoint(folder, port))?;
         running.push(start("1", &find("nginx")?, &["-c", &configuration.to_string_lossy()])?);
     }
-    let gateway = write("gateway.yaml", gateway_yaml())?;
     let mut proxies = Vec::new();
-    let arguments =
-        ["gateway", "--cores", "1", "--address", "127.0.0.1", "--admin", "off", "-f", &gateway.to_string_lossy()];
-    proxies.push((PROXIES[0], start("0", binary, &arguments)?));
-    if let Some(haproxy) = find_program("haproxy") {
-        let configuration = write("haproxy.cfg", haproxy_cfg())?;
-        proxies.push((PROXIES[1], start("0", &haproxy, &["-db", "-f", &configuration.to_string_lossy()])?));
-    }
-    if let Some(nginx) = find_program("nginx") {
-        let configuration = write("nginx.conf", nginx_conf(folder))?;
-        proxies.push((PROXIES[2], start("0", &nginx, &["-c", &configuration.to_string_lossy()])?));
+    for proxy in PROXIES {
+        if proxy.0 == "gateway" || find_program(proxy.0).is_some() {
+            proxies.push((proxy, start_proxy(proxy.0, binary, folder)?));
+        }
     }
     for ((name, port), _) in &proxies {
         wait_for(name, *port)?;
@@ -128,6 +147,28 @@ fn measure(args: &GatewayArgs, binary: &Path, folder: &Path) -> Outcome<Vec<Row>
 
 /// What a figure is called, its unit, and where it stands.
 type Kind = (&'static str, &'static str, fn(&Figures) -> f64);
+
+/// Starts a proxy by its name, on core 0.
+pub(super) fn start_proxy(name: &str, binary: &Path, folder: &Path) -> Outcome<Running> {
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(at(&path)).map(|()| path.to_string_lossy().into_owned())
+    };
+    match name {
+        "haproxy" => start("0", &find(name)?, &["-db", "-f", &write("haproxy.cfg", haproxy_cfg())?]),
+        "nginx" => start("0", &find(name)?, &["-c", &write("nginx.conf", nginx_conf(folder))?]),
+        _ => {
+            let configuration = write("gateway.yaml", gateway_yaml())?;
+            let socket = folder.join("hand-over.sock").to_string_lossy().into_owned();
+            let mut arguments =
+                vec!["gateway", "--cores", "1", "--address", "127.0.0.1", "--admin", "off", "-f", &configuration];
+            if name.contains("hand-over") {
+                arguments.extend(["--hand-over", &socket]);
+            }
+            start("0", binary, &arguments)
+        }
+    }
+}
 
 /// A row for each figure of the gateway, with HAProxy's beside it, and rows of the other proxies.
 fn summary(workload: &str, names: &[&str], all: &[Vec<Figures>]) -> Vec<Row> {
@@ -209,11 +250,11 @@ fn cpu_ticks(id: u32) -> f64 {
     of(id) + children.split_whitespace().filter_map(|it| it.parse().ok()).map(of).sum::<f64>()
 }
 
-fn find(program: &str) -> Outcome<PathBuf> {
+pub(super) fn find(program: &str) -> Outcome<PathBuf> {
     find_program(program).ok_or_else(|| Failure::Found(format!("{program} is missing; apt-get install {program}")))
 }
 
-fn start(core: &str, program: &Path, arguments: &[&str]) -> Outcome<Running> {
+pub(super) fn start(core: &str, program: &Path, arguments: &[&str]) -> Outcome<Running> {
     let mut command = Command::new("taskset");
     command
         .args(["-c", core])
@@ -226,7 +267,7 @@ fn start(core: &str, program: &Path, arguments: &[&str]) -> Outcome<Running> {
     started.map(Running).map_err(|source| Failure::Start { program: program.display().to_string(), source })
 }
 
-fn wait_for(name: &str, port: u16) -> Outcome {
+pub(super) fn wait_for(name: &str, port: u16) -> Outcome {
     for _ in 0..500 {
         if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
             return Ok(());
@@ -273,9 +314,9 @@ fn gateway_yaml() -> String {
 }
 
 fn haproxy_cfg() -> String {
-    let servers = for_each_endpoint(|port| format!("  server s{port} 127.0.0.1:{port} check inter 1s\n"));
+    let servers = for_each_endpoint(|port| format!("  server s{port} 127.0.0.1:{port} check inter 200ms\n"));
     format!(
-        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n  retries 2\n  option redispatch\n  retry-on all-retryable-errors\n\
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  timeout server 500ms\n  http-reuse always\n  retries 3\n  option redispatch\n  retry-on all-retryable-errors\n\
          frontend f\n  bind 127.0.0.1:{}\n  stick-table type ip size 100k expire 30s store http_req_rate(1s)\n  http-request track-sc0 src\n  http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 10000000 }}\n  option forwardfor\n  default_backend b\n\
          backend b\n  balance roundrobin\n  option httpchk GET /\n{servers}",
         PROXIES[1].1
@@ -285,7 +326,7 @@ fn haproxy_cfg() -> String {
 fn nginx_conf(folder: &Path) -> String {
     let servers = for_each_endpoint(|port| format!("server 127.0.0.1:{port}; "));
     let http = format!(
-        "  limit_req_zone $binary_remote_addr zone=a:10m rate=1000000r/s;\n  upstream u {{ {servers}keepalive 128; keepalive_requests 100000000; }}\n  server {{ listen 127.0.0.1:{} backlog=4096; location / {{ limit_req zone=a burst=100000 nodelay; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header X-Forwarded-For $remote_addr; proxy_pass http://u; }} }}\n",
+        "  limit_req_zone $binary_remote_addr zone=a:10m rate=1000000r/s;\n  upstream u {{ {servers}keepalive 128; keepalive_requests 100000000; }}\n  server {{ listen 127.0.0.1:{} backlog=4096; location / {{ limit_req zone=a burst=100000 nodelay; proxy_http_version 1.1; proxy_connect_timeout 500ms; proxy_read_timeout 500ms; proxy_next_upstream error timeout http_500 http_502 http_503 http_504; proxy_set_header Connection \"\"; proxy_set_header X-Forwarded-For $remote_addr; proxy_pass http://u; }} }}\n",
         PROXIES[2].1
     );
     nginx_frame(folder, "nginx", &http)

@@ -4,6 +4,7 @@
 
 mod api;
 mod drill;
+mod faults;
 mod gateway;
 mod memory;
 mod report;

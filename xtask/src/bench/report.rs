@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::process::{Failure, Outcome, at};
 
 /// One figure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     pub(crate) metric: String,
     pub(crate) value: f64,

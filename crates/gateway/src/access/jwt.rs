@@ -169,6 +169,15 @@ fn signed_by(key: &Key, scheme: SignatureScheme, message: &[u8], signature: &[u8
     algorithms.into_iter().any(|algorithm| algorithm.verify_signature(&key.public, message, signature).is_ok())
 }
 
+/// Any text, as a token and as a set of keys: it is refused or taken, and nothing else happens.
+pub(crate) fn fuzz(text: &str) {
+    let numbers = URL_SAFE_NO_PAD.encode([7; 32]);
+    let known = format!(r#"{{"keys": [{{"kty": "EC", "crv": "P-256", "x": "{numbers}", "y": "{numbers}"}}]}}"#);
+    for keys in [known.as_str(), text].into_iter().filter_map(|it| Jwks::parse(it).ok()) {
+        let _ = keys.verify(text, &JwtRules::default(), 0);
+    }
+}
+
 fn public_key(written: &Written) -> Option<Key> {
     let number = |text: &str| URL_SAFE_NO_PAD.decode(text).ok().filter(|it| !it.is_empty());
     let point = |kind, length: usize| {

@@ -7,5 +7,5 @@ mod networks;
 
 pub(crate) use auth::{Authenticator, BasicUsers, Denied};
 pub(crate) use ban::{BanVerdict, Bans};
-pub(crate) use jwt::{Jwks, JwtRules};
+pub(crate) use jwt::{Jwks, JwtRules, fuzz as fuzz_token};
 pub(crate) use networks::Networks;

@@ -83,6 +83,13 @@ pub(crate) struct Named {
     pub(crate) metadata: Meta,
 }
 
+/// `networking.k8s.io/v1` IngressClass: whose Ingresses are ours.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct IngressClassSpec {
+    pub(crate) controller: String,
+}
+
 /// `networking.k8s.io/v1` Ingress.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

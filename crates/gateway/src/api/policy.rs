@@ -246,7 +246,7 @@ pub(crate) struct RateLimit {
     pub(crate) key: Vec<KeyPart>,
     /// Only requests with these headers are counted.
     pub(crate) when_headers: Vec<HeaderPair>,
-    /// `host:port` of a Redis that gateways share the count through. Not there yet: a policy that asks for it is refused.
+    /// `host:port` of a Redis that gateways share the count through.
     pub(crate) redis: Option<String>,
 }
 

@@ -1,45 +1,64 @@
-//! Ingresses: attached to two listeners of their own, as HTTP rules.
+//! Ingresses: attached as HTTP rules to two listeners of their own, or to a Gateway's listener that has the port for all hosts.
 
 use super::attach::Attachment;
 use super::compile::Work;
-use super::listeners::OpenListener;
+use super::listeners::{Mode, OpenListener};
 use super::objects::Held;
 use super::rules::{self, RouteKind};
 use super::{Severity, secrets};
 use crate::api::core::{IngressBackend, IngressSpec};
 use crate::api::route::{BackendRef, HttpMatch, HttpRule, PathMatch, RouteSpec};
 
-/// The class whose Ingresses are ours; those without a class are, too.
+/// The class whose Ingresses are ours, if no IngressClass says more. Alone, Ingresses without a class are ours, too; in a cluster
+/// the default class is set when an Ingress is created.
 const CLASS: &str = "mainstay";
+/// How classes were named before there were IngressClasses.
+const ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// Opens the Ingress ports if there are Ingresses, and attaches them.
 pub(super) fn attach(work: &mut Work<'_>) {
-    let ours = |it: &&Held<IngressSpec>| it.spec.ingress_class_name.as_deref().is_none_or(|class| class == CLASS);
-    let mut ingresses: Vec<_> = work.objects.ingresses.values().filter(ours).collect();
+    let mut ingresses: Vec<_> = work.objects.ingresses.values().filter(|it| is_ours(work, it)).collect();
     ingresses.sort_by_key(|it| (it.meta.creation_timestamp.clone(), it.key.clone()));
     if ingresses.is_empty() {
         return;
     }
     let (http, https) = work.options.ingress_ports;
     let addresses = work.options.addresses.clone();
-    if let Some(taken) = work.listeners.iter().find(|it| it.port == http || it.port == https) {
-        let message = format!("port {} is taken by a Gateway; Ingresses are not served", taken.port);
-        work.problem(ingresses[0], &["kind"], Severity::Error, message);
-        return;
-    }
-    let mut listeners = vec![work.listeners.len()];
-    work.listeners.push(OpenListener::implicit("http", http, addresses.clone(), None));
-    match secrets::ingress_config(work, &ingresses) {
-        Ok(None) => {}
-        Ok(Some(config)) => {
-            listeners.push(work.listeners.len());
-            work.listeners.push(OpenListener::implicit("https", https, addresses, Some(config)));
-        }
-        Err((ingress, message)) => work.problem(ingress, &["spec", "tls"], Severity::Error, message),
+    let plain = OpenListener::implicit("http", http, addresses.clone(), None);
+    let mut listeners = Vec::new();
+    listeners.extend(share_or_open(work, plain, ingresses[0]));
+    if let Some(config) = secrets::ingress_config(work, &ingresses) {
+        let encrypted = OpenListener::implicit("https", https, addresses, Some(config));
+        listeners.extend(share_or_open(work, encrypted, ingresses[0]));
     }
     for ingress in ingresses {
+        work.statuses.ingresses.insert(ingress.key.clone());
         attach_one(work, ingress, &listeners);
     }
+}
+
+/// The place of a listener for Ingresses: a Gateway's that has this port for all hosts without TLS, else the one given. Nothing
+/// if a Gateway has the port for something else; other hosts on it are no hindrance.
+fn share_or_open(work: &mut Work<'_>, own: OpenListener, ingress: &Held<IngressSpec>) -> Option<usize> {
+    if let Some(shared) = work.listeners.iter().position(|it| it.mode == Mode::Http && it.is_same(&own)) {
+        return Some(shared);
+    }
+    if work.listeners.iter().any(|it| it.excludes(&own)) {
+        let message = format!("port {} is taken by a Gateway; Ingresses are not served on it", own.port);
+        work.problem(ingress, &["kind"], Severity::Error, message);
+        return None;
+    }
+    work.listeners.push(own);
+    Some(work.listeners.len() - 1)
+}
+
+fn is_ours(work: &Work<'_>, ingress: &Held<IngressSpec>) -> bool {
+    let annotated = ingress.meta.annotations.get(ANNOTATION);
+    let Some(class) = ingress.spec.ingress_class_name.as_ref().or(annotated) else {
+        return !work.options.class_required;
+    };
+    let held = work.objects.ingress_classes.values().find(|held| held.meta.name == *class);
+    held.map_or(class == CLASS, |held| held.spec.controller == super::status::CONTROLLER)
 }
 
 fn attach_one(work: &mut Work<'_>, ingress: &Held<IngressSpec>, listeners: &[usize]) {

@@ -91,6 +91,20 @@ impl OpenListener {
             conditions: Vec::new(),
         }
     }
+
+    /// Whether it does the same for the same port and hosts.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let place = |it: &Self| (it.mode, it.port, it.hostname.clone(), it.addresses.clone());
+        self.served && place(self) == place(other)
+    }
+
+    /// Whether the other cannot be served beside it.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        let apart = self.mode.family() == other.mode.family()
+            && self.hostname != other.hostname
+            && self.addresses == other.addresses;
+        self.served && self.port == other.port && !apart
+    }
 }
 
 /// Opens the listeners of every gateway that is ours, the oldest gateway first.

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use super::source::{Place, Source};
 use super::{Problem, Severity};
 use crate::api::core::{
-    BackendSpec, BackendTlsPolicySpec, Bag, EndpointSlice, IngressSpec, Named, ReferenceGrantSpec, ServiceSpec,
+    BackendSpec, BackendTlsPolicySpec, Bag, EndpointSlice, IngressClassSpec, IngressSpec, Named, ReferenceGrantSpec,
+    ServiceSpec,
 };
 use crate::api::gateway::{GatewayClassSpec, GatewaySpec};
 use crate::api::policy::TrafficPolicySpec;
@@ -45,6 +46,7 @@ pub(crate) struct Objects {
     pub(crate) grpc_routes: BTreeMap<Key, Held<RouteSpec<GrpcRule>>>,
     pub(crate) tls_routes: BTreeMap<Key, Held<RouteSpec<StreamRule>>>,
     pub(crate) tcp_routes: BTreeMap<Key, Held<RouteSpec<StreamRule>>>,
+    pub(crate) ingress_classes: BTreeMap<Key, Held<IngressClassSpec>>,
     pub(crate) ingresses: BTreeMap<Key, Held<IngressSpec>>,
     pub(crate) services: BTreeMap<Key, Held<ServiceSpec>>,
     pub(crate) slices: BTreeMap<Key, Vec<EndpointSlice>>,
@@ -82,6 +84,7 @@ impl Objects {
             (GATEWAY_GROUP, "TCPRoute") => hold(&mut self.tcp_routes, problems, source),
             (GATEWAY_GROUP, "ReferenceGrant") => hold(&mut self.grants, problems, source),
             (GATEWAY_GROUP, "BackendTLSPolicy") => hold(&mut self.tls_policies, problems, source),
+            ("networking.k8s.io", "IngressClass") => hold(&mut self.ingress_classes, problems, source),
             ("networking.k8s.io", "Ingress") => hold(&mut self.ingresses, problems, source),
             ("", "Service") => hold(&mut self.services, problems, source),
             (MAINSTAY_GROUP, "Backend") => hold(&mut self.backends, problems, source),

@@ -315,12 +315,9 @@ fn rate_limit(it: &RateLimit, policy: &Held<TrafficPolicySpec>, index: usize) ->
     if it.requests == 0 || period.is_zero() {
         return Err(format!("rate limit {index} of TrafficPolicy {} needs requests and a period above 0", policy.key));
     }
-    if it.redis.is_some() {
-        // Silently counting alone would admit too many.
-        return Err(format!(
-            "rate limit {index} of TrafficPolicy {}: sharing through Redis is not there yet; leave redis out",
-            policy.key
-        ));
+    let port = |address: &String| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if let Some(address) = it.redis.as_ref().filter(|address| !port(address)) {
+        return Err(format!("rate limit {index} of TrafficPolicy {}: redis {address:?} is not HOST:PORT", policy.key));
     }
     let name = if it.name.is_empty() { index.to_string() } else { it.name.clone() };
     Ok(LimitSettings {
@@ -332,6 +329,7 @@ fn rate_limit(it: &RateLimit, policy: &Held<TrafficPolicySpec>, index: usize) ->
         queue: it.queue.unwrap_or(it.requests),
         parts: it.key.clone(),
         when_headers: pairs(&it.when_headers)?,
+        redis: it.redis.clone(),
     })
 }
 

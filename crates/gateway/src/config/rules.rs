@@ -49,7 +49,8 @@ pub(super) fn attach<T>(
     let mut accepted = Condition::good("Accepted");
     let mut resolved = Condition::good("ResolvedRefs");
     for (at, _) in attachments {
-        work.listeners[*at].attached += 1;
+        // What a listener counts is routes that name it.
+        work.listeners[*at].attached += u32::from(kind != RouteKind::Ingress);
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         let number = index.to_string();

@@ -12,6 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use super::Severity;
 use super::compile::Work;
 use super::objects::Held;
 use super::upstreams::{Found, grant_exists};
@@ -76,25 +77,26 @@ pub(super) fn server_config(
     build_server(keys, client_roots, http).map_err(invalid)
 }
 
-/// The TLS configuration of all Ingresses together; `None` if none has TLS.
-///
-/// # Errors
-/// The Ingress at fault, and why.
-pub(super) fn ingress_config<'a>(
-    work: &Work<'_>,
-    ingresses: &[&'a Held<IngressSpec>],
-) -> Result<Option<Arc<ServerConfig>>, (&'a Held<IngressSpec>, String)> {
+/// The TLS configuration of all Ingresses together; `None` if none has TLS. A certificate that cannot be used is a problem of
+/// its Ingress, and leaves the others alone.
+pub(super) fn ingress_config(work: &mut Work<'_>, ingresses: &[&Held<IngressSpec>]) -> Option<Arc<ServerConfig>> {
     let mut keys = Vec::new();
-    let mut last = None;
     for ingress in ingresses {
         for name in ingress.spec.tls.iter().filter_map(|tls| tls.secret_name.as_ref()) {
-            let key = Key::new(&ingress.key.namespace, name);
-            keys.push(certified_key(work, &key).map_err(|message| (*ingress, message))?);
-            last = Some(*ingress);
+            match certified_key(work, &Key::new(&ingress.key.namespace, name)) {
+                Ok(key) => keys.push(key),
+                Err(message) => work.problem(ingress, &["spec", "tls"], Severity::Error, message),
+            }
         }
     }
-    let Some(last) = last else { return Ok(None) };
-    build_server(keys, None, true).map(Some).map_err(|message| (last, message))
+    let first = ingresses.first().filter(|_| !keys.is_empty())?;
+    match build_server(keys, None, true) {
+        Ok(config) => Some(config),
+        Err(message) => {
+            work.problem(first, &["spec", "tls"], Severity::Error, message);
+            None
+        }
+    }
 }
 
 fn build_server(

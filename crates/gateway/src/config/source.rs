@@ -17,7 +17,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// One object, with what is needed to say where it stands.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
-    pub(crate) value: Value,
+    pub(crate) value: Arc<Value>,
     /// The YAML it was read from; `None` for an item of a List.
     text: Option<Arc<str>>,
     file: Option<Arc<Path>>,
@@ -35,6 +35,11 @@ impl fmt::Display for Place {
 }
 
 impl Source {
+    /// An object of the API.
+    pub(crate) fn of_api(value: Value) -> Self {
+        Self { value: Arc::new(value), text: None, file: None, first_line: 0 }
+    }
+
     fn str_at(&self, pointer: &str) -> &str {
         self.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
@@ -61,7 +66,7 @@ impl Source {
                     (self.place(self.first_line + line - 1), plain(&error.to_string()))
                 })
             }
-            None => T::deserialize(&self.value).map_err(|error| (self.place(self.first_line), error.to_string())),
+            None => T::deserialize(&*self.value).map_err(|error| (self.place(self.first_line), error.to_string())),
         }
     }
 
@@ -135,7 +140,7 @@ pub(crate) fn parse(path: &Path, text: &str, sources: &mut Vec<Source>) -> Resul
             let line = first_line - 1 + error.location().map_or(1, |at| at.line() as usize);
             ConfigError::Yaml { path: path.to_owned(), line, reason: plain(&error.to_string()) }
         })?;
-        let source = |value, text| Source { value, text, file: Some(file.clone()), first_line };
+        let source = |value, text| Source { value: Arc::new(value), text, file: Some(file.clone()), first_line };
         match value {
             Value::Null => {}
             Value::Object(_) if value["kind"] == "List" => {

@@ -1,6 +1,6 @@
 //! The conditions of gateways and routes (Gateway API, "Conditions").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -56,12 +56,15 @@ pub(crate) struct Statuses {
     pub(crate) gateways: BTreeMap<Key, GatewayStatus>,
     /// By kind and key.
     pub(crate) routes: BTreeMap<(&'static str, Key), RouteStatus>,
+    /// Ingresses that are served.
+    pub(crate) ingresses: BTreeSet<Key>,
 }
 
 /// Who writes the conditions of routes.
 pub(crate) const CONTROLLER: &str = "mainstay.dev/gateway";
 
-fn conditions(list: &[Condition], generation: Option<i64>, now: &str, before: &Value) -> Value {
+/// Conditions as the API shows them; times of those that have not changed are kept.
+pub(crate) fn conditions(list: &[Condition], generation: Option<i64>, now: &str, before: &Value) -> Value {
     let old = before.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter()
         .map(|condition| {

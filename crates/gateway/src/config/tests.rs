@@ -180,6 +180,28 @@ spec:
 }
 
 #[test]
+fn an_ingress_shares_the_port_of_a_gateway() {
+    let ingress = "apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: i, namespace: shop}
+spec:
+  rules:
+  - host: old.example.com
+    http:
+      paths: [{path: /a, pathType: Prefix, backend: {service: {name: web, port: {name: http}}}}]
+";
+    let mut sources = Vec::new();
+    source::parse(Path::new("w.yaml"), &format!("{WORLD}{ingress}"), &mut sources).unwrap();
+    let options = Options { ingress_ports: (8080, 8443), ..Options::default() };
+    let compiled = compile(&Objects::decode(&sources), &options);
+    assert_eq!(compiled.problems, []);
+    assert_eq!(compiled.table.ports.len(), 1);
+    assert!(route(&compiled, "old.example.com", "/a/b").is_some());
+    let status = &compiled.statuses.gateways[&Key::new("shop", "g")];
+    assert_eq!(status.listeners[0].attached, 0, "an Ingress is no route of the Gateway");
+}
+
+#[test]
 fn an_ingress_is_served_on_its_own_ports() {
     let compiled = compiled(
         "apiVersion: networking.k8s.io/v1

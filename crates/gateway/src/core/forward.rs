@@ -302,8 +302,10 @@ impl<'a> Forward<'a> {
     pub(super) fn wait_at(&self, index: usize, now: Instant) -> Waiting {
         let per_try = self.retry.per_try_timeout.map(|limit| now + limit);
         let deadline = [per_try, self.deadline].into_iter().flatten().min();
-        let hedge_at = self.retry.hedge_after.filter(|_| self.may_double()).map(|after| now + after);
-        let waiting = Waiting::new(&self.group.hosts[index], now, deadline, hedge_at);
+        let host = &self.group.hosts[index];
+        let hedge_after = self.retry.hedge_after.into_iter().chain(self.group.overdue(host)).min();
+        let hedge_at = hedge_after.filter(|_| self.may_double()).map(|after| now + after);
+        let waiting = Waiting::new(host, now, deadline, hedge_at);
         (self.wake)();
         waiting
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::api::policy::BreakerScope;
 use crate::breaker::SharedBreaker;
 use crate::cache::Store;
-use crate::limit::{Gate, Limiter};
+use crate::limit::{Gate, Limiter, SharedLimits};
 use crate::metrics::RuleMetrics;
 use crate::registry::Registry;
 use crate::table::{Rule, Table};
@@ -37,6 +37,8 @@ pub(crate) struct CoreTable {
 pub(crate) struct RuleState {
     pub(crate) metrics: Arc<RuleMetrics>,
     pub(crate) limiters: Vec<Arc<Limiter>>,
+    /// For each limit the Redis it is shared through, if it is.
+    pub(crate) shared_limits: Vec<Option<Rc<SharedLimits>>>,
     pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) cache: Option<Arc<Store>>,
     /// Requests so far, for the exact split.
@@ -92,6 +94,7 @@ impl RuleState {
         Self {
             metrics: registry.rule(&rule.name),
             limiters: settings.limits.iter().map(|it| registry.shared.limiter(it)).collect(),
+            shared_limits: settings.limits.iter().map(|it| it.redis.as_deref().map(SharedLimits::at)).collect(),
             gate: settings.concurrency.as_ref().map(|it| registry.shared.gate(it)),
             cache: settings.cache.map(|it| registry.shared.cache(&rule.name, it)),
             split: Cell::new(0),

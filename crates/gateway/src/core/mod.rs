@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 pub(crate) use live::Live;
+pub(crate) use proxy_protocol::fuzz as fuzz_proxy_protocol;
+pub(crate) use sni::fuzz as fuzz_sni;
 
 use crate::access_log::AccessLog;
 use crate::registry::Registry;

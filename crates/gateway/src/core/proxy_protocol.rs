@@ -46,6 +46,14 @@ pub(super) async fn accept(stream: &mut TcpStream, limit: Duration) -> io::Resul
     tokio::time::timeout(limit, reading).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
+/// Any bytes: what is taken for a header is within them.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let bytes = &bytes[..bytes.len().min(HEADER_MAX)];
+    if let Ok(Some(header)) = parse(bytes) {
+        assert!(header.length <= bytes.len());
+    }
+}
+
 /// Parses what has arrived; `None` if it may still become a header.
 fn parse(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     let known = bytes.len().min(SIGNATURE.len());

@@ -146,7 +146,12 @@ impl<'a, 'b> Race<'a, 'b> {
         };
         self.second = None;
         match self.lost.take() {
-            _ if self.forward.is_wanted(&outcome) => Poll::Ready((index, outcome)),
+            _ if self.forward.is_wanted(&outcome) => {
+                if let Some(waiting) = &self.waiting {
+                    self.forward.group.outdone(&waiting.host, Instant::now());
+                }
+                Poll::Ready((index, outcome))
+            }
             // Both failed: an answer is better than none, and the first says more than the second.
             Some(Err(_)) => Poll::Ready((index, outcome)),
             Some(lost) => Poll::Ready((self.first, lost)),

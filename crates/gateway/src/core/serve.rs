@@ -184,13 +184,18 @@ impl<'a> Journey<'a> {
     }
 
     async fn check_rates(&mut self, parts: &Parts) -> Result<(), Reply> {
-        for (limiter, settings) in self.state.limiters.iter().zip(&self.rule.settings.limits) {
+        let limits = self.state.limiters.iter().zip(&self.rule.settings.limits);
+        for ((limiter, settings), shared) in limits.zip(&self.state.shared_limits) {
             if !settings.counts(&parts.headers) {
                 continue;
             }
             let key = keys::key(&settings.parts, parts, self.asker());
             let now = self.started.duration_since(self.client.core.shared().origin).as_nanos() as u64;
-            let decision = limiter.ask(&key, now);
+            let decided = match shared {
+                Some(shared) => Box::pin(shared.ask(settings, &key)).await,
+                None => None,
+            };
+            let decision = decided.unwrap_or_else(|| limiter.ask(&key, now));
             let seconds = |nanos: u64| HeaderValue::from(nanos.div_ceil(1_000_000_000));
             self.limits = vec![
                 (HeaderName::from_static("ratelimit-limit"), HeaderValue::from(settings.requests)),

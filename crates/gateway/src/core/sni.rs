@@ -11,6 +11,14 @@ pub(super) enum Sni {
     NotTls,
 }
 
+/// Any bytes: once a name is found, more bytes do not change it.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let (half, _) = bytes.split_at(bytes.len() / 2);
+    if let found @ Sni::Name(_) = sni(half) {
+        assert_eq!(sni(bytes), found);
+    }
+}
+
 /// Looks into what has arrived of a connection.
 pub(super) fn sni(bytes: &[u8]) -> Sni {
     match bytes {

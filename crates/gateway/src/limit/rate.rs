@@ -141,6 +141,7 @@ mod tests {
             queue,
             parts: vec![],
             when_headers: vec![],
+            redis: None,
         }
     }
 

@@ -142,6 +142,8 @@ pub(crate) struct LimitSettings {
     pub(crate) queue: u64,
     pub(crate) parts: KeyParts,
     pub(crate) when_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `HOST:PORT` of the Redis through which gateways share it.
+    pub(crate) redis: Option<String>,
 }
 
 impl LimitSettings {

@@ -8,10 +8,11 @@ mod head;
 mod host;
 mod io;
 
+pub(crate) use chunked::{Chunked, Piece};
 pub(crate) use connect::{ConnectError, connect};
 pub(crate) use h1::{Connection, Exchange, ExchangeError, Outgoing};
 pub(crate) use h2::{LocalExecutor, handshake};
-pub(crate) use head::Length;
+pub(crate) use head::{Length, read as read_head};
 pub(crate) use host::{Host, HostShared, Permit};
 pub(crate) use io::UpstreamIo;
 
@@ -27,6 +28,10 @@ use crate::health::{Ejections, Outcome};
 use crate::registry::Registry;
 use crate::table::Upstream;
 
+/// An attempt is overdue after so many times the endpoint's usual latency.
+const OVERDUE_FACTOR: u32 = 10;
+/// And after so many times the stall limit while that is not known.
+const OVERDUE_UNKNOWN: u32 = 3;
 /// Shortest time between two looks at who is healthy.
 const REFRESH_MIN: Duration = Duration::from_millis(1);
 
@@ -161,6 +166,24 @@ impl Group {
     pub(crate) fn may_retry(&self, percent: u8, min: u32) -> bool {
         let allowed = (u64::from(self.active.get()) * u64::from(percent) / 100).max(u64::from(min));
         u64::from(self.retries.get()) < allowed
+    }
+
+    /// How long an attempt may wait before another is made beside it although nobody else is there to show that this endpoint
+    /// hangs: far longer than it usually takes, so that what is merely slow is not asked for twice.
+    pub(crate) fn overdue(&self, host: &Host) -> Option<Duration> {
+        let stall = self.spec.settings.outlier.stall?;
+        match host.latency_ns() {
+            0 => Some(stall * OVERDUE_UNKNOWN),
+            usual => Some(stall.max(Duration::from_nanos(usual) * OVERDUE_FACTOR)),
+        }
+    }
+
+    /// Another endpoint has answered what an attempt at this one still waits for: that is what tells a hung one.
+    pub(crate) fn outdone(&self, host: &Host, now: Instant) {
+        let stalled = |limit| host.pending.borrow().stalled(now, limit, Some(now));
+        if self.spec.settings.outlier.stall.is_some_and(stalled) && !host.passive.borrow().ejected(now) {
+            self.note(host, Outcome::Stalled, now);
+        }
     }
 
     /// Looks through waiting attempts; answers whether anything waits.

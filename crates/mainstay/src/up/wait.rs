@@ -76,7 +76,7 @@ impl World {
         }
         for manifest in manifests {
             let (namespace, name) = (manifest.namespace.as_deref().unwrap_or_default(), manifest.name.as_str());
-            match manifest.resource.kind.as_str() {
+            match manifest.kind.as_str() {
                 "Deployment" => {
                     all.push(match self.deployments.get(namespace, name) {
                         Some(deployment) => progress::deployment(&deployment),
@@ -166,7 +166,7 @@ impl<'a> Waiting<'a> {
             self.screen.update(&standings);
             if standings.values().all(Standing::is_well) {
                 self.screen.clear();
-                let services = manifests.iter().filter(|manifest| manifest.resource.kind == "Service");
+                let services = manifests.iter().filter(|manifest| manifest.kind == "Service");
                 let found = services.filter_map(|service| {
                     self.world.services.get(service.namespace.as_deref().unwrap_or_default(), &service.name)
                 });

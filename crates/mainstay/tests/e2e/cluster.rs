@@ -171,14 +171,23 @@ pub fn text(output: &Output) -> String {
 
 /// GET over a fresh connection; `None` unless the answer is 200 within a second.
 pub fn http_get(address: &str, path: &str) -> Option<String> {
+    http_ask(address, address, path).ok()
+}
+
+/// GET of a host over a fresh connection: the body of a 200 within a second.
+///
+/// # Errors
+/// Another answer's head, or what went wrong.
+pub fn http_ask(address: &str, host: &str, path: &str) -> Result<String, String> {
     let limit = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), limit).ok()?;
+    let failed = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), limit).map_err(failed)?;
     stream.set_read_timeout(Some(limit)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").map_err(failed)?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    stream.read_to_string(&mut answer).map_err(failed)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("half an answer: {answer:?}"))?;
+    if head.starts_with("HTTP/1.1 200") { Ok(body.to_owned()) } else { Err(head.to_owned()) }
 }
 
 /// Whether a pod is Ready.

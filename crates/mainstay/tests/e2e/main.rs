@@ -12,6 +12,7 @@ mod crash;
 mod drill;
 mod examples;
 mod faults;
+mod gateway;
 mod machine;
 mod pods;
 mod recovery;
