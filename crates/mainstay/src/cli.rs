@@ -1,5 +1,6 @@
 //! The command line: what people type.
 
+mod image;
 mod state;
 
 use std::net::SocketAddrV4;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::fault::{FaultKind, Target};
 use crate::instance::{AuditSettings, DEFAULT_DATA_DIR};
 
+pub use image::{ImageArgs, ImageVerb};
 pub use state::{SecretsArgs, SecretsVerb, ServerArgs, SnapshotArgs, SnapshotVerb, StoreArgs};
 
 /// Keeps services up: a Kubernetes-compatible platform in one binary.
@@ -43,6 +45,11 @@ pub enum Command {
         after_help = "Examples:\n  mainstay fault kill node/node-2     its link goes down and every process on it dies\n  mainstay fault pause pod/shop/front-6d5f-x2x7z\n  mainstay fault isolate zone/zone-b\n  mainstay fault ls\n  mainstay fault heal node/node-2"
     )]
     Fault(FaultArgs),
+    /// Images of containers: list, import, export, pull, remove
+    #[command(
+        after_help = "Examples:\n  mainstay image import app.tar                  what `docker save` or an OCI builder wrote\n  mainstay image pull registry.example.org/app:1.2\n  mainstay image ls"
+    )]
+    Image(ImageArgs),
     /// A traffic gateway, configured with Gateway API files
     #[command(
         after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"

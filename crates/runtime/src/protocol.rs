@@ -67,6 +67,28 @@ pub struct Mount {
     pub read_only: bool,
     /// What kind.
     pub kind: MountKind,
+    /// Which later mounts below it are seen on the other side; none.
+    #[serde(default)]
+    pub propagation: Option<Propagation>,
+}
+
+/// Which mounts made later, below a mount, are seen on the other side (`mountPropagation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Those of the machine in the container.
+    FromMachine,
+    /// Both ways.
+    Both,
+}
+
+impl Propagation {
+    /// As a mount option.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::FromMachine => "rslave",
+            Self::Both => "rshared",
+        }
+    }
 }
 
 /// How a container is to be.
@@ -109,6 +131,9 @@ pub struct ContainerConfig {
     pub capabilities_add: Vec<String>,
     /// Capabilities to take away, without `CAP_`; `ALL` takes all.
     pub capabilities_drop: Vec<String>,
+    /// The system calls that its programs may use.
+    #[serde(default)]
+    pub seccomp: crate::seccomp::Seccomp,
     /// Programs cannot gain privileges by setuid files.
     pub no_new_privileges: bool,
     /// How readily the kernel kills it when memory runs out, −1000 to 1000.

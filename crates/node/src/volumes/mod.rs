@@ -17,6 +17,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as core;
+use mainstay_runtime::protocol::Propagation;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::env::{self, Claim, PodFacts, Sources, expand};
@@ -88,8 +89,8 @@ pub struct Bind {
     pub target: String,
     /// Whether it cannot be written to.
     pub read_only: bool,
-    /// `mountPropagation`: whether later mounts below go from the node to the container.
-    pub from_host: bool,
+    /// `mountPropagation`: which later mounts below are seen on the other side.
+    pub propagation: Option<Propagation>,
 }
 
 /// A volume on the node.
@@ -290,7 +291,11 @@ pub fn binds(
             source,
             target: mount.mount_path.clone(),
             read_only: volume.read_only || mount.read_only.unwrap_or(false),
-            from_host: matches!(mount.mount_propagation.as_deref(), Some("HostToContainer" | "Bidirectional")),
+            propagation: match mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => Some(Propagation::FromMachine),
+                Some("Bidirectional") => Some(Propagation::Both),
+                _ => None,
+            },
         });
     }
     // A mount below another one has to come after it.

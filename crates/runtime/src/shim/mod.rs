@@ -39,7 +39,7 @@ use crate::protocol::{
 use crate::spec::PidNamespace;
 use attach::Attachment;
 use container::Container;
-pub(crate) use container::{RECORD, directory as container_directory, state_root as container_state_root};
+pub(crate) use container::{FILTERS, RECORD, directory as container_directory, state_root as container_state_root};
 
 /// The file with the sandbox's configuration, in the pod's directory.
 pub const CONFIG: &str = "sandbox.json";
@@ -123,17 +123,16 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     Cgroups::detect()?.node(&config.instance, &config.node).pod(&config.uid).enter()?;
     let mut namespaces = CloneFlags::CLONE_NEWNS;
     namespaces.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
-    if !config.host_network {
-        namespaces |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
-    }
+    // A node is a host of its own, with a name of its own, also where it shares a machine with others.
+    namespaces |= CloneFlags::CLONE_NEWUTS;
+    namespaces.set(CloneFlags::CLONE_NEWNET, !config.host_network);
     unshare(namespaces).map_err(failed("make the pod's namespaces"))?;
     // What the machine unmounts goes here too; what is mounted here stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(failed("separate the pod's mounts"))?;
     image::make_base(&config.dir, &config.hidden)?;
-    if !config.host_network {
-        nix::unistd::sethostname(short(&config.hostname)).map_err(failed("set the pod's host name"))?;
-    }
+    let hostname = if config.host_network { &config.node } else { &config.hostname };
+    nix::unistd::sethostname(short(hostname)).map_err(failed("set the pod's host name"))?;
     if !config.host_network {
         for (name, value) in NETWORK_DEFAULTS {
             // A kernel without the setting has the ability or does not; the pod runs either way.

@@ -104,6 +104,7 @@ pub(crate) fn container(sandbox: &SandboxConfig, id: &str, script: &str) -> Cont
         group: 0,
         supplementary_groups: vec![],
         read_only_root: false,
+        seccomp: mainstay_runtime::seccomp::Seccomp::Unconfined,
         privileged: false,
         capabilities_add: vec![],
         capabilities_drop: vec![],
