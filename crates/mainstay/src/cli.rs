@@ -1,5 +1,6 @@
 //! The command line: what people type.
 
+mod image;
 mod state;
 
 use std::net::SocketAddrV4;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::fault::{FaultKind, Target};
 use crate::instance::{AuditSettings, DEFAULT_DATA_DIR};
 
+pub use image::{ImageArgs, ImageVerb};
 pub use state::{SecretsArgs, SecretsVerb, ServerArgs, SnapshotArgs, SnapshotVerb, StoreArgs};
 
 /// Keeps services up: a Kubernetes-compatible platform in one binary.
@@ -48,6 +50,11 @@ pub enum Command {
         after_help = "Examples:\n  mainstay drill examples/shop             the standard set; starts an instance of its own if none runs\n  mainstay drill -f drill.yaml -o json\n  mainstay drill -f drill.yaml --kubeconfig ~/.kube/config    any cluster: what the API can do\n  mainstay drill diff before.json after.json\n  mainstay drill load http://10.90.120.1/ --rate 1000 --duration 10s\n  mainstay drill undo                      after a drill was killed"
     )]
     Drill(Box<crate::drill::DrillArgs>),
+    /// Images of containers: list, import, export, pull, remove
+    #[command(
+        after_help = "Examples:\n  mainstay image import app.tar                  what `docker save` or an OCI builder wrote\n  mainstay image pull registry.example.org/app:1.2\n  mainstay image ls"
+    )]
+    Image(ImageArgs),
     /// A traffic gateway, configured with Gateway API objects: from files, or from a cluster
     #[command(
         after_help = "Examples:\n  mainstay gateway -f gateway/            serve; files are read again when they change\n  mainstay gateway check -f gateway/      what is wrong with them, and where\n  mainstay gateway degrade on noncore"

@@ -154,7 +154,12 @@ impl Instance {
         self.data_dir.join("pki")
     }
 
-    /// One node's own directory.
+    /// The images that all nodes share.
+    pub fn images(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    /// A node's own directory.
     pub fn node_dir(&self, name: &str) -> PathBuf {
         self.data_dir.join("nodes").join(name)
     }

@@ -18,6 +18,7 @@ mod gateway;
 mod gateway_top;
 mod gateways;
 mod hollow;
+mod image;
 mod instance;
 mod node;
 mod pki;
@@ -71,6 +72,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Kubeconfig(args) => println!("{}", Instance::load(&args.data_dir)?.kubeconfig().display()),
         Command::Fault(args) => fault::run(&args)?,
         Command::Drill(args) => return Ok(small_runtime()?.block_on(drill::run(&args))?),
+        Command::Image(args) => small_runtime()?.block_on(image::run(&args))?,
         Command::Gateway(args) => return gateway::run(*args),
         Command::Degrade(args) => small_runtime()?.block_on(degrade::run(&args))?,
         Command::Demo { program } => mainstay_demo::run(program)?,
@@ -89,10 +91,10 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Node(args) => {
             log_to_stderr();
             let instance = Instance::load(&args.data.data_dir)?;
-            let number = node::enter(&instance, &args.name)?;
+            let place = node::enter(&instance, &args.name)?;
             let runtime = small_runtime()?;
             runtime.spawn(give_back_code());
-            runtime.block_on(node::run(instance, args.name, number))?;
+            runtime.block_on(node::run(instance, args.name, place))?;
         }
         Command::Supervise(args) => {
             log_to_stderr();

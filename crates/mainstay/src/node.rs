@@ -1,6 +1,8 @@
 //! `mainstay node`: one node's agent, inside the node's network namespace.
 
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mainstay_net::netns::NetnsError;
 use mainstay_net::plan;
@@ -8,7 +10,7 @@ use mainstay_node::{NodeConfig, NodeError, ServerTls};
 
 use crate::client::{self, ClientError};
 use crate::instance::{Instance, InstanceError, node_number};
-use crate::pki::{Pair, authority_file, node_kubeconfig};
+use crate::pki::{NETWORK_POLICIES, Pair, authority_file, node_kubeconfig};
 use crate::up::processes::{self, ProcessError};
 
 /// Why an agent stopped.
@@ -38,18 +40,20 @@ pub enum AgentError {
 ///
 /// # Errors
 /// When there is no such namespace.
-pub fn enter(instance: &Instance, name: &str) -> Result<u32, AgentError> {
+pub fn enter(instance: &Instance, name: &str) -> Result<(u32, Option<File>), AgentError> {
     let number = node_number(name).filter(|number| *number <= instance.nodes);
     let number = number.ok_or_else(|| AgentError::NoSuchNode(name.to_owned()))?;
+    // Kept open: images are fetched from where the machine is, with its name servers and its loopback.
+    let outside = File::open("/proc/self/ns/net").ok();
     mainstay_net::netns::enter(&plan::netns_name(&instance.id(), number))?;
-    Ok(number)
+    Ok((number, outside))
 }
 
 /// Runs the agent of node `number`.
 ///
 /// # Errors
 /// See [`AgentError`].
-pub async fn run(instance: Instance, name: String, number: u32) -> Result<(), AgentError> {
+pub async fn run(instance: Instance, name: String, (number, outside): (u32, Option<File>)) -> Result<(), AgentError> {
     let network = instance.plan().map_err(InstanceError::from)?;
     let own = Pair::of(&instance.pki(), &name);
     let config = NodeConfig {
@@ -61,9 +65,12 @@ pub async fn run(instance: Instance, name: String, number: u32) -> Result<(), Ag
         network,
         instance: instance.id(),
         data_dir: instance.node_dir(&name),
+        images: instance.images(),
+        outside: outside.map(Arc::new),
         exe: processes::program()?,
         hidden: hidden(&instance),
         client: client::named(&node_kubeconfig(&instance, &name), "kubelet").await?,
+        network_client: client::named(&node_kubeconfig(&instance, NETWORK_POLICIES), "kubelet").await?,
         tls: ServerTls { certificate: own.certificate, key: own.key, client_ca: authority_file(&instance.pki()) },
         capacity: std::collections::BTreeMap::new(),
         lease_renewal: mainstay_node::LEASE_RENEWAL,

@@ -133,7 +133,10 @@ pub fn prepare(instance: &Instance) -> Result<(), PkiError> {
         let common_name = format!("system:node:{name}");
         sign(&pki, &issuer, &Subject { file: &name, common_name, organisation: Some("system:nodes"), names })?;
     }
-    for (_, name) in instance.node_names() {
+    let common_name = format!("system:mainstay:{NETWORK_POLICIES}");
+    sign(&pki, &issuer, &Subject { file: NETWORK_POLICIES, common_name, organisation: None, names: vec![] })?;
+    let others = std::iter::once(NETWORK_POLICIES.to_owned());
+    for name in instance.node_names().map(|(_, name)| name).chain(others) {
         let inner = instance.inner_api().map_err(InstanceError::from)?;
         write_kubeconfig(&pki, &node_kubeconfig(instance, &name), inner, &Pair::of(&pki, &name))?;
     }
@@ -224,6 +227,9 @@ fn write_kubeconfig(pki: &Path, path: &Path, server: SocketAddrV4, pair: &Pair) 
     let text = serde_saphyr::to_string(&config).map_err(|error| PkiError::Kubeconfig(error.to_string()))?;
     Ok(write_private(path, text.as_bytes())?)
 }
+
+/// The part of every agent that enforces network policies: it may see where all pods are, which a node itself may not.
+pub const NETWORK_POLICIES: &str = "network-policies";
 
 /// The kubeconfig of a node's agent.
 pub fn node_kubeconfig(instance: &Instance, node: &str) -> PathBuf {

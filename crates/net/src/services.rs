@@ -316,8 +316,15 @@ fn source_translation(rules: &ServiceRules, messages: &mut Vec<Message>) {
             Expression::Compare(Register(0), Comparison::NotEqual, vec![0; 4]),
             Expression::OriginalDestination(Register(0)),
             Expression::In(Register(0), "nodes".to_owned()),
-            Expression::Masquerade,
-        ],
+        ]
+        .into_iter()
+        // The answers of this node's own pods come by here anyway: they see who asked.
+        .chain(rules.pod_cidr.into_iter().flat_map(|own| {
+            let [mask, compare] = within(Register(0), own, Comparison::NotEqual);
+            [Expression::DestinationAddress(Register(0)), mask, compare]
+        }))
+        .chain([Expression::Masquerade])
+        .collect(),
     ));
     if rules.masquerade_outbound {
         let cluster = rules.network.cidr();

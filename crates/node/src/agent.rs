@@ -14,10 +14,12 @@ use crate::addresses::Addresses;
 use crate::config::{NodeConfig, NodeError};
 use crate::context::Context;
 use crate::events::Events;
+use crate::images::{self, Images};
 use crate::pod::clock::Clock;
 use crate::pod::dir::{self, PodDir};
 use crate::pod::prepare::Objects;
 use crate::pod::worker::{Desired, Worker};
+use crate::policy;
 use crate::registration::{self, Machine};
 use crate::server;
 use crate::services::{Role, ServiceNetwork};
@@ -37,17 +39,19 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
     std::fs::create_dir_all(&pods).map_err(|source| NodeError::Directory { path: pods, source })?;
 
     // Caches and rules. They fill when the API server answers; nothing below waits for them to.
-    let network = ServiceNetwork::start(&config.client);
+    let pods = Cache::new();
+    let network = ServiceNetwork::start(&config.client, pods.clone());
     let context = Arc::new(Context {
         machine: Machine::read(),
         clock: Clock::start(),
-        pods: Cache::new(),
+        pods,
         network: network.clone(),
         events: Events::start(config.client.clone(), &config.name),
         addresses: Mutex::new(Addresses::new(config.pod_cidr)),
         views: Mutex::default(),
         objects: Objects::default(),
         stats: Stats::default(),
+        images: Images::new(&config),
         config,
     });
     let config = &context.config;
@@ -62,6 +66,8 @@ pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
     let (listener, acceptor) = server::bind(&context).await.map_err(NodeError::Server)?;
     tokio::spawn(server::serve(context.clone(), listener, acceptor));
     tokio::spawn(stats::sample(context.clone()));
+    tokio::spawn(images::collect(context.clone()));
+    tokio::spawn(policy::serve(context.clone()));
 
     // What a former agent left behind goes on, with or without an API server.
     let mut manager = Manager { context: context.clone(), workers: HashMap::new() };

@@ -1,9 +1,11 @@
 //! What an agent has to be told, and why it may refuse to run.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_model::fencing;
@@ -31,12 +33,18 @@ pub struct NodeConfig {
     pub instance: String,
     /// The node's own directory, absolute.
     pub data_dir: PathBuf,
+    /// Where the machine's nodes keep images.
+    pub images: PathBuf,
+    /// The network namespace from which registries are reached; the agent's own if none.
+    pub outside: Option<Arc<File>>,
     /// The mainstay program: shims are started from it.
     pub exe: PathBuf,
     /// Directories of this machine that no container may see.
     pub hidden: Vec<PathBuf>,
     /// Speaks to the API server with the node's identity.
     pub client: kube::Client,
+    /// Speaks to the API server as whoever enforces network policies, and so may see where all pods are.
+    pub network_client: kube::Client,
     /// Certificate and keys of the agent's own server.
     pub tls: ServerTls,
     /// `status.capacity` entries that differ from what the machine has: name and quantity.

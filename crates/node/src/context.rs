@@ -12,6 +12,7 @@ use crate::addresses::Addresses;
 use crate::config::NodeConfig;
 use crate::env::PodFacts;
 use crate::events::Events;
+use crate::images::Images;
 use crate::pod::clock::Clock;
 use crate::pod::prepare::Objects;
 use crate::registration::Machine;
@@ -36,6 +37,8 @@ pub struct Context {
     pub addresses: Mutex<Addresses>,
     /// The objects that pods refer to.
     pub objects: Objects,
+    /// The images that containers run on.
+    pub images: Images,
     /// What the pods use.
     pub stats: Stats,
     /// The pods as the agent's server sees them, by uid.

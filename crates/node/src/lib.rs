@@ -14,7 +14,7 @@
 //! - *API unreachable.* Everything that runs goes on, restarts included; statuses are written when the API is back.
 //! - *Bounded.* Queues, connections, answers and logs read have limits.
 //!
-//! Deliberately absent: node-pressure eviction, images from registries, volume plug-ins.
+//! Deliberately absent: volume plug-ins.
 
 pub mod addresses;
 pub mod agent;
@@ -23,7 +23,9 @@ pub mod context;
 pub mod dns;
 pub mod env;
 pub mod events;
+pub mod images;
 pub mod pod;
+pub mod policy;
 pub mod registration;
 pub mod report;
 pub mod server;

@@ -29,7 +29,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use crate::cgroup::{Cgroups, CommandCgroup};
 use crate::protocol::{ContainerState, ContainerStatus, SandboxConfig};
-use crate::shim::{CONFIG, RECORD, container_directory, container_state_root};
+use crate::seccomp::Filters;
+use crate::shim::{CONFIG, FILTERS, RECORD, container_directory, container_state_root};
 use crate::workload::{Program, reason};
 pub use pty::Pty;
 pub(crate) use pty::resize as resize_terminal;
@@ -209,7 +210,9 @@ fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
         let namespace = File::open(&path).map_err(|_| "container not running".to_owned())?;
         setns(namespace, kind).map_err(|error| format!("cannot join the pod's {name} namespace: {error}"))?;
     }
-    let program = Program { terminal: config.tty, dies_with_parent: true, report: None };
+    // A container of a former version has none.
+    let filters = if dir.join(FILTERS).exists() { read_json(&dir.join(FILTERS))? } else { Filters::default() };
+    let program = Program { terminal: config.tty, dies_with_parent: true, filters, report: None };
     let tenant = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
         .with_root_path(container_state_root(&config.dir))
         .map_err(|error| error.to_string())?

@@ -1,7 +1,7 @@
 //! Root file systems.
 //!
-//! One image so far: `mainstay.dev/host`, an overlay over this machine's own root file system, so that installed programs
-//! run as isolated containers with nothing to pull. What a container must not see of the machine — secrets, people's
+//! Either the layers of an image, stacked by an overlay; or the special image `mainstay.dev/host`: an overlay over this
+//! machine's own root file system, so that installed programs run as isolated containers with nothing to pull. What a container must not see of the machine — secrets, people's
 //! homes, Mainstay's own data — is covered by empty, opaque directories and files in a layer in between, which all
 //! containers of a pod share.
 //!
@@ -21,34 +21,24 @@ use serde::{Deserialize, Serialize};
 pub const HOST_IMAGE: &str = "mainstay.dev/host";
 
 /// What a container runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageRef {
     /// This machine's own root file system, under an overlay.
+    #[default]
     Host,
+    /// Directories on top of each other.
+    Layers {
+        /// Where they are.
+        store: PathBuf,
+        /// Their names there, lowest first.
+        layers: Vec<String>,
+    },
 }
 
-/// There is no such image.
-#[derive(Debug, thiserror::Error)]
-#[error("image {0:?} is not available: this version runs only {HOST_IMAGE}, the programs installed on this machine")]
-pub struct NoSuchImage(String);
-
-impl ImageRef {
-    /// The image of a name such as `mainstay.dev/host:latest`.
-    ///
-    /// # Errors
-    /// For every other image.
-    pub fn resolve(name: &str) -> Result<Self, NoSuchImage> {
-        let bare = name.split_once('@').map_or(name, |(bare, _)| bare);
-        let bare = bare.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(bare, |(bare, _)| bare);
-        if bare == HOST_IMAGE { Ok(Self::Host) } else { Err(NoSuchImage(name.to_owned())) }
-    }
-
-    /// How the runtime names the image in statuses.
-    pub fn id(&self) -> &'static str {
-        match self {
-            Self::Host => HOST_IMAGE,
-        }
-    }
+/// Whether a name such as `mainstay.dev/host:latest` means this machine's own root file system.
+pub fn is_host(name: &str) -> bool {
+    let bare = name.split_once('@').map_or(name, |(bare, _)| bare);
+    bare.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(bare, |(bare, _)| bare) == HOST_IMAGE
 }
 
 /// Why a root file system could not be made.
@@ -128,36 +118,69 @@ pub(crate) fn make_base(pod: &Path, hidden: &[PathBuf]) -> Result<(), ImageError
     Ok(())
 }
 
-/// Mounts a container's root file system at `dir/rootfs`, in the caller's mount namespace, over the pod's base.
+/// Mounts a container's root file system at `dir/rootfs`, in the caller's mount namespace; the machine's own over the pod's
+/// base.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub(crate) fn mount_host(pod: &Path, dir: &Path) -> Result<PathBuf, ImageError> {
+pub(crate) fn mount_image(image: &ImageRef, pod: &Path, dir: &Path) -> Result<PathBuf, ImageError> {
     let rootfs = dir.join("rootfs");
     make_dir(&rootfs, 0o755)?;
-    match overlay(pod, dir, &rootfs) {
+    let lower = match image {
+        ImageRef::Host => {
+            Lower { directory: None, layers: format!("{}:/", escape(&pod.join(BASE))), flags: MsFlags::empty() }
+        }
+        ImageRef::Layers { store, layers } => {
+            let topmost_first: Vec<_> = layers.iter().rev().map(String::as_str).collect();
+            // An image without layers is an empty directory; devices in images open nothing, wherever they point.
+            let layers = if layers.is_empty() { "." } else { &topmost_first.join(":") };
+            Lower { directory: Some(store), layers: layers.to_owned(), flags: MsFlags::MS_NODEV }
+        }
+    };
+    match overlay(&lower, dir, &rootfs) {
         // The directory lies on a file system that cannot be an upper layer (an overlay itself, say): use memory.
         Err(ImageError::Mount { source: nix::Error::EINVAL | nix::Error::EOPNOTSUPP, .. }) => {
             let memory = dir.join("memory");
             make_dir(&memory, 0o700)?;
             mount(Some("mainstay"), &memory, Some("tmpfs"), MsFlags::empty(), Some(MEMORY_UPPER))
                 .map_err(|source| ImageError::Mount { path: memory.clone(), source })?;
-            overlay(pod, &memory, &rootfs)?;
+            overlay(&lower, &memory, &rootfs)?;
         }
         other => other?,
     }
     Ok(rootfs)
 }
 
-fn overlay(pod: &Path, dir: &Path, rootfs: &Path) -> Result<(), ImageError> {
+/// What lies below a container's own layer.
+struct Lower<'a> {
+    /// Where the layers' names start: with long ones a hundred layers would not fit the page that the options may have.
+    directory: Option<&'a Path>,
+    layers: String,
+    flags: MsFlags,
+}
+
+fn overlay(lower: &Lower<'_>, dir: &Path, rootfs: &Path) -> Result<(), ImageError> {
+    if let Some(directory) = lower.directory {
+        // The shim is single-threaded, so that nobody else is moved.
+        let enter = |path: &Path| {
+            std::env::set_current_dir(path).map_err(|source| ImageError::Prepare { path: path.to_owned(), source })
+        };
+        enter(directory)?;
+        let mounted = overlay_here(lower, dir, rootfs);
+        enter(Path::new("/"))?;
+        return mounted;
+    }
+    overlay_here(lower, dir, rootfs)
+}
+
+fn overlay_here(lower: &Lower<'_>, dir: &Path, rootfs: &Path) -> Result<(), ImageError> {
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     make_dir(&upper, 0o755)?;
     make_dir(&work, 0o700)?;
-    let layers =
-        format!("lowerdir={}:/,upperdir={},workdir={}", escape(&pod.join(BASE)), escape(&upper), escape(&work));
+    let layers = format!("lowerdir={},upperdir={},workdir={}", lower.layers, escape(&upper), escape(&work));
     // Volatile: what a container wrote goes with it, so it need not reach the disk before the file system is unmounted.
     // Kernels before 5.10 do not know that.
-    let attempt = |options: &str| mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options));
+    let attempt = |options: &str| mount(Some("overlay"), rootfs, Some("overlay"), lower.flags, Some(options));
     attempt(&format!("{layers},volatile"))
         .or_else(|_| attempt(&layers))
         .map_err(|source| ImageError::Mount { path: rootfs.to_owned(), source })
@@ -268,11 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_host_image_is_there() {
-        assert!(ImageRef::resolve("mainstay.dev/host").is_ok());
-        assert!(ImageRef::resolve("mainstay.dev/host:latest").is_ok());
-        assert!(ImageRef::resolve("mainstay.dev/host@sha256:00").is_ok());
-        let error = ImageRef::resolve("nginx:1.27").map_err(|error| error.to_string());
-        assert!(error.is_err_and(|text| text.contains("nginx:1.27")));
+    fn the_machines_own_image_has_one_name() {
+        for name in ["mainstay.dev/host", "mainstay.dev/host:latest", "mainstay.dev/host@sha256:00"] {
+            assert!(is_host(name), "{name}");
+        }
+        assert!(!is_host("nginx:1.27") && !is_host("mainstay.dev/host/x"));
     }
 }

@@ -10,15 +10,17 @@
 //! Guarantees: containers outlive the agent; an exit is recorded on disk before it is told; everything a pod has — mounts,
 //! processes, cgroups, files — goes with [`sandbox::Sandbox::stop`] or [`sandbox::clean_up`].
 //!
-//! Deliberately absent: pulling images, seccomp filters.
+//! Deliberately absent: pulling images.
 
 pub mod cgroup;
 pub mod exec;
 pub mod fence;
 pub mod image;
 pub mod memory;
+pub mod mounts;
 pub mod protocol;
 pub mod sandbox;
+pub mod seccomp;
 pub mod shim;
 mod spec;
 mod workload;

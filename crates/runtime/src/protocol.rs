@@ -42,9 +42,23 @@ pub struct SandboxConfig {
     /// Kernel settings of the sandbox's namespaces, for example `net.core.somaxconn`.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// Volumes in memory, shared by the pod's containers.
+    #[serde(default)]
+    pub memory_volumes: Vec<MemoryVolume>,
     /// Set for a pod that must not run twice: the shim stops it when the node is cut off.
     #[serde(default)]
     pub fence: Option<crate::fence::FenceConfig>,
+}
+
+/// A directory in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryVolume {
+    /// Where, absolute.
+    pub path: PathBuf,
+    /// How much it may hold, in bytes; none for what the kernel allows.
+    pub size_bytes: Option<u64>,
+    /// The group that may write to it, besides root; none lets everybody.
+    pub group: Option<u32>,
 }
 
 /// What kind of thing is mounted into a container.
@@ -67,6 +81,28 @@ pub struct Mount {
     pub read_only: bool,
     /// What kind.
     pub kind: MountKind,
+    /// Which later mounts below it are seen on the other side; none.
+    #[serde(default)]
+    pub propagation: Option<Propagation>,
+}
+
+/// Which mounts made later, below a mount, are seen on the other side (`mountPropagation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Those of the machine in the container.
+    FromMachine,
+    /// Both ways.
+    Both,
+}
+
+impl Propagation {
+    /// As a mount option.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::FromMachine => "rslave",
+            Self::Both => "rshared",
+        }
+    }
 }
 
 /// How a container is to be.
@@ -109,6 +145,9 @@ pub struct ContainerConfig {
     pub capabilities_add: Vec<String>,
     /// Capabilities to take away, without `CAP_`; `ALL` takes all.
     pub capabilities_drop: Vec<String>,
+    /// The system calls that its programs may use.
+    #[serde(default)]
+    pub seccomp: crate::seccomp::Seccomp,
     /// Programs cannot gain privileges by setuid files.
     pub no_new_privileges: bool,
     /// How readily the kernel kills it when memory runs out, −1000 to 1000.

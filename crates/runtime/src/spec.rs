@@ -11,8 +11,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use crate::cgroup::{CPU_PERIOD_US, Cgroups, cpu_quota_us, cpu_shares};
-use crate::image::PROGRAM;
+use crate::image::{ImageRef, PROGRAM};
 use crate::protocol::{ContainerConfig, Mount, MountKind, SandboxConfig};
+use crate::seccomp::{Filters, SeccompError};
 
 const DEFAULT_CAPABILITIES: &[&str] = &[
     "AUDIT_WRITE",
@@ -124,6 +125,8 @@ pub(crate) struct Machine {
     pub(crate) limits_swap: bool,
     /// The capabilities that can be given, a bit for each: those that the shim has.
     pub(crate) capabilities: u64,
+    /// How unready to be killed a process here may be made.
+    pub(crate) oom_score_adj_min: i32,
     /// How many open files a process here may be allowed.
     pub(crate) open_files_max: u64,
 }
@@ -140,6 +143,7 @@ impl Machine {
             shares_cpu: cgroups.controller("cpu").is_some(),
             limits_swap: swaps && counted,
             capabilities: own_capabilities(),
+            oom_score_adj_min: oom_score_adj_min(own_capabilities()),
             open_files_max: getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
         }
     }
@@ -151,12 +155,23 @@ fn own_capabilities() -> u64 {
     line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
+/// Without the capability for it (`CAP_SYS_RESOURCE`), a process can only become readier to be killed.
+fn oom_score_adj_min(capabilities: u64) -> i32 {
+    let right = ALL_CAPABILITIES.iter().position(|name| *name == "SYS_RESOURCE").unwrap_or(0);
+    if capabilities >> right & 1 == 1 {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    own.trim().parse().unwrap_or(0)
+}
+
 /// The specification of a container whose root file system is mounted at `rootfs`.
 pub(crate) fn build(
     machine: Machine,
     sandbox: &SandboxConfig,
     config: &ContainerConfig,
     pids: &PidNamespace,
+    filters: &Filters,
     rootfs: &Path,
 ) -> Value {
     // Network, IPC and host name are the shim's, that is, the pod's.
@@ -166,7 +181,8 @@ pub(crate) fn build(
         PidNamespace::Of(process) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{process}/ns/pid")})),
         PidNamespace::Machine => {}
     }
-    let capabilities = capabilities(machine, config);
+    let mut capabilities = capabilities(machine, config);
+    capabilities.extend(filters.needed().iter().map(|name| format!("CAP_{name}")));
     let mut env: Vec<String> = config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !config.env.iter().any(|(name, _)| name == "PATH") {
         env.push(DEFAULT_PATH.to_owned());
@@ -182,7 +198,7 @@ pub(crate) fn build(
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
             },
-            "oomScoreAdj": config.oom_score_adj,
+            "oomScoreAdj": config.oom_score_adj.max(machine.oom_score_adj_min),
             "noNewPrivileges": config.no_new_privileges,
             "rlimits": [{
                 "type": "RLIMIT_NOFILE",
@@ -198,9 +214,39 @@ pub(crate) fn build(
             "resources": resources(machine, config),
             "rootfsPropagation": "slave",
             "maskedPaths": if privileged { &[][..] } else { MASKED },
-            "readonlyPaths": if privileged { &[][..] } else { READ_ONLY },
+            "readonlyPaths": read_only_paths(privileged),
         },
     })
+}
+
+/// What of the kernel's own files a container may look at but not change. Limits are among them: whoever is root in a
+/// container could otherwise lift its own.
+fn read_only_paths(privileged: bool) -> Vec<String> {
+    if privileged {
+        return Vec::new();
+    }
+    // With version 1 every hierarchy is a mount of its own, which the option `ro` of the directory above does not reach.
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let hierarchies = hierarchies.filter(|entry| {
+        entry.path().join("cgroup.procs").exists() && !entry.path().join("cgroup.subtree_control").exists()
+    });
+    let hierarchies: Vec<_> = hierarchies.map(|entry| entry.path().display().to_string()).collect();
+    // The directory first, with what is mounted below it.
+    let directory = (!hierarchies.is_empty()).then(|| "/sys/fs/cgroup".to_owned());
+    READ_ONLY.iter().map(|path| (*path).to_owned()).chain(directory).chain(hierarchies).collect()
+}
+
+/// The filters of a container's system calls.
+///
+/// # Errors
+/// What is wrong with its profile.
+pub(crate) fn filters(machine: Machine, config: &ContainerConfig) -> Result<Filters, SeccompError> {
+    if config.privileged {
+        return Ok(Filters::default());
+    }
+    let own =
+        capabilities(machine, config).iter().map(|name| name.trim_start_matches("CAP_").to_owned()).collect::<Vec<_>>();
+    Filters::of(&config.seccomp, &own, config.no_new_privileges)
 }
 
 fn capabilities(machine: Machine, config: &ContainerConfig) -> Vec<String> {
@@ -245,8 +291,10 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig) -> Vec<Value> {
         // Programs read their own limits here, for example how much memory to plan with.
         special("/sys/fs/cgroup", "cgroup", "cgroup", sys),
     ];
-    let program = sandbox.exe.display().to_string();
-    mounts.push(special(PROGRAM, "bind", &program, &["bind", "ro", "nosuid", "nodev"]));
+    if config.image == ImageRef::Host {
+        let program = sandbox.exe.display().to_string();
+        mounts.push(special(PROGRAM, "bind", &program, &["bind", "ro", "nosuid", "nodev"]));
+    }
     mounts.extend(config.mounts.iter().map(volume));
     mounts
 }
@@ -254,7 +302,11 @@ fn mounts(sandbox: &SandboxConfig, config: &ContainerConfig) -> Vec<Value> {
 fn volume(mount: &Mount) -> Value {
     let mode = if mount.read_only { "ro" } else { "rw" };
     let (kind, source, options) = match mount.kind {
-        MountKind::Bind => ("bind", mount.source.display().to_string(), vec!["rbind".to_owned(), mode.to_owned()]),
+        MountKind::Bind => {
+            let mut options = vec!["rbind".to_owned(), mode.to_owned()];
+            options.extend(mount.propagation.map(|kind| kind.option().to_owned()));
+            ("bind", mount.source.display().to_string(), options)
+        }
         MountKind::Tmpfs => {
             let mut options = vec!["mode=1777".to_owned(), mode.to_owned()];
             if !mount.source.as_os_str().is_empty() {
@@ -290,13 +342,13 @@ fn resources(machine: Machine, config: &ContainerConfig) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::ImageRef;
 
     const MACHINE: Machine = Machine {
         capabilities: u64::MAX,
         guards_devices: true,
         shares_cpu: true,
         limits_swap: false,
+        oom_score_adj_min: -1000,
         open_files_max: 4096,
     };
 
@@ -317,6 +369,7 @@ mod tests {
             group: 0,
             supplementary_groups: vec![],
             read_only_root: false,
+            seccomp: crate::seccomp::Seccomp::Unconfined,
             privileged: false,
             capabilities_add: vec![],
             capabilities_drop: vec![],

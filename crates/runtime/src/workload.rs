@@ -17,6 +17,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{AccessFlags, access, execv, write};
 
+use crate::seccomp::Filters;
+
 /// How every message about a program begins.
 const MARK: &str = "exec: ";
 
@@ -27,6 +29,8 @@ pub(crate) struct Program {
     pub(crate) terminal: bool,
     /// The process is killed when its parent ends.
     pub(crate) dies_with_parent: bool,
+    /// What the process and all that come of it may ask the kernel for.
+    pub(crate) filters: Filters,
     /// A pipe that closes when the program runs, and before that tells why it does not.
     pub(crate) report: Option<RawFd>,
 }
@@ -63,6 +67,9 @@ impl Program {
         if self.terminal {
             // SAFETY: plain ioctl on standard input; the process has just become a session leader without a terminal.
             unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+        }
+        if let Err(error) = self.filters.install() {
+            return format!("{MARK}cannot install the seccomp filter: {error}");
         }
         match execv(&path, &args) {
             Ok(never) => match never {},

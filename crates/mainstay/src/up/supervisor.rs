@@ -143,6 +143,8 @@ pub fn take_down(instance: &Instance) -> Result<(), SuperviseError> {
     for (_, name) in instance.node_names() {
         cgroups.node(&instance.id(), &name).kill()?;
     }
+    // Volumes in memory are mounted on the machine; nobody uses them any more.
+    mainstay_runtime::mounts::unmount_below(&instance.data_dir.join("nodes"));
     fabric(instance)?.down()?;
     cgroups.remove_instance(&instance.id())?;
     for role in roles(instance) {

@@ -25,16 +25,30 @@ pub enum Verdict {
     Jump(String),
     /// On to a chain for good.
     Goto(String),
+    /// Let through, as far as this table is concerned.
+    Accept,
+    /// Gone without a word.
+    Drop,
+    /// Back to where the chain was jumped to from.
+    Return,
 }
 
 impl Verdict {
     /// As `NFTA_DATA_VERDICT`.
     pub(super) fn data(&self) -> Attributes {
+        // `NF_DROP`, `NF_ACCEPT` (`linux/netfilter.h`), `NFT_JUMP`, `NFT_GOTO`, `NFT_RETURN`.
         let (code, chain) = match self {
-            Self::Jump(chain) => (-3_i32, chain),
-            Self::Goto(chain) => (-4_i32, chain),
+            Self::Drop => (0_i32, None),
+            Self::Accept => (1, None),
+            Self::Jump(chain) => (-3, Some(chain)),
+            Self::Goto(chain) => (-4, Some(chain)),
+            Self::Return => (-5, None),
         };
-        let verdict = Attributes::new().number(1, code.cast_unsigned()).text(2, chain);
+        let verdict = Attributes::new().number(1, code.cast_unsigned());
+        let verdict = match chain {
+            Some(chain) => verdict.text(2, chain),
+            None => verdict,
+        };
         Attributes::new().nested(2, &verdict)
     }
 }
@@ -72,6 +86,8 @@ pub enum Expression {
     DestinationAddress(Register),
     /// Load the destination port of TCP or UDP.
     DestinationPort(Register),
+    /// Load the connection's state bits (`NF_CT_STATE_BIT`), native-endian.
+    ConnectionState(Register),
     /// Load the connection's status bits (`enum ip_conntrack_status`), native-endian.
     ConnectionStatus(Register),
     /// Load the destination address the connection was opened to, before translation.
@@ -80,6 +96,8 @@ pub enum Expression {
     Mask(Register, [u8; 4]),
     /// Compare a register, as far as the data goes.
     Compare(Register, Comparison, Vec<u8>),
+    /// Go on if a register is one of the bounds or between them, as far as they go, big-endian.
+    Between(Register, Vec<u8>, Vec<u8>),
     /// Go on if the key that starts in the register is in the set.
     In(Register, String),
     /// Find the key in the map and do what its verdict says.
@@ -130,6 +148,8 @@ impl Expression {
             Self::SourceAddress(into) => ("payload", payload(*into, 1, 12, 4)),
             Self::DestinationAddress(into) => ("payload", payload(*into, 1, 16, 4)),
             Self::DestinationPort(into) => ("payload", payload(*into, 2, 2, 2)),
+            // NFT_CT_STATE
+            Self::ConnectionState(into) => ("ct", new().number(1, into.number()).number(2, 0)),
             // NFT_CT_STATUS; NFT_CT_DST in direction IP_CT_DIR_ORIGINAL
             Self::ConnectionStatus(into) => ("ct", new().number(1, into.number()).number(2, 2)),
             Self::OriginalDestination(into) => ("ct", new().number(1, into.number()).number(2, 9).bytes(3, &[0])),
@@ -140,6 +160,11 @@ impl Expression {
             Self::Compare(register, comparison, data) => {
                 let operator = u32::from(*comparison == Comparison::NotEqual);
                 ("cmp", new().number(1, register.number()).number(2, operator).nested(3, &value(data)))
+            }
+            // NFT_RANGE_EQ
+            Self::Between(register, first, last) => {
+                let data = new().number(1, register.number()).number(2, 0);
+                ("range", data.nested(3, &value(first)).nested(4, &value(last)))
             }
             Self::In(key, set) => ("lookup", new().text(1, set).number(2, key.number())),
             Self::VerdictOf(key, map) => {

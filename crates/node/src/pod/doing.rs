@@ -26,6 +26,7 @@ use crate::pod::resize::{Refused, fits};
 use crate::pod::start::{Start, container_id, limits_of};
 use crate::pod::worker::{News, Worker};
 use crate::report;
+use crate::volumes;
 
 /// The wait between attempts to take something down, or to tell the API server of it.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -67,6 +68,7 @@ impl Worker {
             exe: config.exe.clone(),
             hidden: config.hidden.clone(),
             sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+            memory_volumes: volumes::in_memory(self.machine.pod(), &self.dir.volumes()),
             fence: fencing::runs_once(&json!(**self.machine.pod())).then(|| config.fence()),
         }
     }
@@ -217,7 +219,12 @@ impl Worker {
     fn signal(&mut self, instance: &Instance, signal: &Signal) {
         let number = match signal {
             Signal::Kill => Number::SIGKILL,
-            Signal::Stop(name) => name.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Number::SIGTERM),
+            Signal::Stop(name) => {
+                let image = self.container_spec(instance).and_then(|spec| spec.image.as_deref());
+                let of_image = || self.context.images.stop_signal(image?);
+                let name = name.clone().or_else(of_image);
+                name.as_deref().and_then(signal_of).unwrap_or(Number::SIGTERM)
+            }
         };
         let Some(sandbox) = self.sandbox.clone() else { return };
         let id = container_id(&self.dir.uid(), instance);
@@ -297,6 +304,12 @@ impl Worker {
     }
 }
 
+/// A signal by its name, with or without `SIG`, or by its number.
+fn signal_of(name: &str) -> Option<Number> {
+    let number = name.parse().ok().and_then(|number: i32| Number::try_from(number).ok());
+    number.or_else(|| format!("SIG{}", name.trim_start_matches("SIG")).parse().ok())
+}
+
 /// Whether a pod takes nothing any more.
 fn is_over(pod: &core::Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
@@ -344,7 +357,7 @@ async fn make_sandbox(
     Ok((sandbox, None))
 }
 
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -378,5 +391,6 @@ async fn remove(context: &Context, dir: PodDir) -> News {
         tracing::warn!(pod = uid, %error, "directory not removed");
     }
     context.with_addresses(|addresses| addresses.release(&uid));
+    context.images.release(&uid);
     News::Removed
 }

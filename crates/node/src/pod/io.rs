@@ -50,13 +50,16 @@ pub enum StartFailure {
     Volume(String),
     /// The image is not there (`ErrImagePull`, then `ImagePullBackOff`).
     Image(String),
+    /// The image cannot be had at all: the reason as statuses name it (`InvalidImageName`, `ErrImageNeverPull`), and why.
+    NoImage(&'static str, String),
     /// The container could not be created or its program could not be executed (`StartError`).
     Run(String),
 }
 
 impl fmt::Display for StartFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Config(text) | Self::Volume(text) | Self::Image(text) | Self::Run(text)) = self;
+        let (Self::Config(text) | Self::Volume(text) | Self::Image(text) | Self::NoImage(_, text) | Self::Run(text)) =
+            self;
         f.write_str(text)
     }
 }

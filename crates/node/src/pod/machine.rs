@@ -245,7 +245,6 @@ impl Machine {
     ) {
         let Some(index) = self.find(instance) else { return };
         let Some(running) = self.spec(index).map(|spec| Running::new(id, image_id, at, spec)) else { return };
-        let image = self.spec(index).and_then(|spec| spec.image.clone()).unwrap_or_default();
         let container = &mut self.containers[index];
         if !matches!(container.phase, Phase::Starting) {
             return;
@@ -254,11 +253,9 @@ impl Machine {
         container.started_before = true;
         container.phase = Phase::Running(Box::new(running));
         let name = &instance.container;
-        for (reason, message) in [
-            ("Pulled", format!("Container image \"{image}\" already present on machine")),
-            ("Created", format!("Created container: {name}")),
-            ("Started", format!("Started container {name}")),
-        ] {
+        for (reason, message) in
+            [("Created", format!("Created container: {name}")), ("Started", format!("Started container {name}"))]
+        {
             out.push(Action::Event(PodEvent::normal(reason, name, message)));
         }
     }
@@ -296,6 +293,11 @@ impl Machine {
                 };
                 container.phase = Phase::Waiting(Waiting { reason, message: Some(shown), retry_at });
                 format!("Failed to pull image \"{image}\": {message}")
+            }
+            StartFailure::NoImage(reason, message) => {
+                let retry_at = Some(later(now, doubled(IMAGE_RETRY, IMAGE_RETRY_MAX, failures)));
+                container.phase = Phase::Waiting(Waiting { reason, message: Some(message.clone()), retry_at });
+                message
             }
             StartFailure::Run(message) => {
                 container.started_before = true;

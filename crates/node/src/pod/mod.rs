@@ -5,7 +5,7 @@ pub mod backoff;
 pub mod clock;
 pub mod container;
 pub mod dir;
-mod doing;
+pub(crate) mod doing;
 pub mod ending;
 pub mod files;
 mod grpc;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use mainstay_runtime::cgroup::Limits;
-use mainstay_runtime::image::ImageRef;
 use mainstay_runtime::protocol::{ContainerConfig, ContainerStatus, Mount, MountKind};
 use mainstay_runtime::sandbox::{Sandbox, SandboxError};
+use mainstay_runtime::seccomp::Seccomp;
 
 use crate::env::{self, PodFacts, expand};
+use crate::images::Found;
 use crate::pod::dir::PodDir;
 use crate::pod::files;
 use crate::pod::io::{Instance, StartFailure};
@@ -44,9 +45,8 @@ impl Start {
     /// # Errors
     /// Why it does not run, in the classes that statuses tell apart.
     pub async fn run(self, spec: &core::Container) -> Result<ContainerStatus, StartFailure> {
-        let image = spec.image.as_deref().unwrap_or_default();
-        let image = ImageRef::resolve(image).map_err(|error| StartFailure::Image(error.to_string()))?;
         let Preparation { context, pod, dir, pod_ip, .. } = self.preparation.clone();
+        let image = context.images.ensure(&context, &pod, spec).await?;
         let facts = context.facts(pod_ip);
         let (sources, volumes) = self.preparation.complete().await?;
         let services = context.network.services.list();
@@ -55,15 +55,16 @@ impl Start {
         let variables = env::service_variables(services.iter().map(|service| &**service), namespace, links);
         let environment = env::resolve(&pod, spec, &sources, &facts, variables);
         let environment = environment.map_err(|error| StartFailure::Config(error.to_string()))?;
-        let environment = complete(environment, &pod);
+        let environment = complete(environment, &image, &pod);
         let config = {
+            let profiles = context.config.data_dir.join("seccomp");
             let (instance, spec, target) = (self.instance.clone(), spec.clone(), self.target.clone());
             let built = tokio::task::spawn_blocking(move || {
                 dir.prepare(&instance)
                     .map_err(|error| StartFailure::Config(format!("cannot prepare the pod's directory: {error}")))?;
                 let binds = volumes::binds(&spec, &volumes, &environment)
                     .map_err(|error| StartFailure::Config(format!("failed to prepare {error}")))?;
-                let config = build(&pod, &spec, &dir, &instance, image, environment, &binds, &facts)?;
+                let config = build(&pod, &spec, &dir, &instance, &image, environment, &binds, &facts, &profiles)?;
                 Ok(ContainerConfig { pid_of: target, ..config })
             });
             built.await.map_err(|error| StartFailure::Config(error.to_string()))??
@@ -76,8 +77,10 @@ impl Start {
 }
 
 /// What every container has in its environment unless it says otherwise.
-fn complete(environment: BTreeMap<String, String>, pod: &core::Pod) -> BTreeMap<String, String> {
+fn complete(environment: BTreeMap<String, String>, image: &Found, pod: &core::Pod) -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(pod))]);
+    let of_image = image.run.env.iter().filter_map(|variable| variable.split_once('='));
+    all.extend(of_image.map(|(name, value)| (name.to_owned(), value.to_owned())));
     all.extend(environment);
     all
 }
@@ -102,19 +105,19 @@ pub fn limits_of(resources: Resources) -> Limits {
 }
 
 /// What the runtime is asked to start. Pure.
-#[allow(clippy::too_many_arguments)] // One value with eight fields, used once, would say no more.
+#[allow(clippy::too_many_arguments)] // One value with nine fields, used once, would say no more.
 fn build(
     pod: &core::Pod,
     spec: &core::Container,
     dir: &PodDir,
     instance: &Instance,
-    image: ImageRef,
+    image: &Found,
     environment: BTreeMap<String, String>,
     binds: &[Bind],
     facts: &PodFacts,
+    profiles: &Path,
 ) -> Result<ContainerConfig, StartFailure> {
-    let words = spec.command.iter().flatten().chain(spec.args.iter().flatten());
-    let command: Vec<_> = words.map(|word| expand(word, &environment)).collect();
+    let command = command(spec, image, &environment);
     if command.is_empty() {
         return Err(StartFailure::Config(
             "no command specified: the image has none of its own, set command".to_owned(),
@@ -124,17 +127,17 @@ fn build(
     let class = pod.spec.as_ref().map_or(qos::QosClass::BestEffort, qos::class_of);
     let limits = limits_of(resources);
     let security = spec.security_context.clone().unwrap_or_default();
-    let identity = Identity::of(pod, &security)?;
-    let capabilities = security.capabilities.unwrap_or_default();
+    let identity = Identity::of(pod, &security, image)?;
+    let capabilities = security.capabilities.clone().unwrap_or_default();
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     Ok(ContainerConfig {
         id: container_id(uid, instance),
         name: spec.name.clone(),
-        image,
+        image: image.place.clone(),
         command,
         mounts: mounts(spec, dir, instance, binds),
         env: environment.into_iter().collect(),
-        working_dir: spec.working_dir.clone().unwrap_or_default(),
+        working_dir: spec.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or(image.run.working_dir.clone()),
         cpu_request_milli: limits.cpu_request_milli,
         cpu_limit_milli: limits.cpu_limit_milli,
         memory_limit_bytes: limits.memory_limit_bytes,
@@ -146,6 +149,7 @@ fn build(
         privileged: security.privileged.unwrap_or(false),
         capabilities_add: capabilities.add.unwrap_or_default(),
         capabilities_drop: capabilities.drop.unwrap_or_default(),
+        seccomp: seccomp(pod, &security, profiles)?,
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         oom_score_adj: qos::oom_score_adj(class, resources.memory_request_bytes, facts.node_memory_bytes),
         log_path: dir.log(instance),
@@ -156,6 +160,43 @@ fn build(
     })
 }
 
+/// Program and arguments: the pod's, or else the image's.
+///
+/// Source: <https://kubernetes.io/docs/tasks/inject-data-application/define-command-argument-container/>.
+fn command(spec: &core::Container, image: &Found, environment: &BTreeMap<String, String>) -> Vec<String> {
+    let given = |words: &Option<Vec<String>>| words.clone().filter(|words| !words.is_empty());
+    let (program, arguments) = match (given(&spec.command), given(&spec.args)) {
+        (Some(program), arguments) => (program, arguments.unwrap_or_default()),
+        (None, Some(arguments)) => (image.run.entrypoint.clone(), arguments),
+        (None, None) => return image.run.entrypoint.iter().chain(&image.run.cmd).cloned().collect(),
+    };
+    program.iter().chain(&arguments).map(|word| expand(word, environment)).collect()
+}
+
+/// The system calls that a container may use. Profiles of the node lie in `seccomp` in its directory, as in the kubelet's.
+///
+/// Source: <https://kubernetes.io/docs/tutorials/security/seccomp/>.
+fn seccomp(pod: &core::Pod, own: &core::SecurityContext, profiles: &Path) -> Result<Seccomp, StartFailure> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.seccomp_profile.as_ref());
+    let Some(profile) = own.seccomp_profile.as_ref().or(of_pod) else { return Ok(Seccomp::Unconfined) };
+    match profile.type_.as_str() {
+        "RuntimeDefault" => Ok(Seccomp::RuntimeDefault),
+        "Localhost" => {
+            let name = profile.localhost_profile.as_deref().unwrap_or_default();
+            let plain = !name.is_empty()
+                && Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+            let path = profiles.join(name);
+            let refuse =
+                |why: String| StartFailure::Config(format!("cannot load seccomp profile {:?}: {why}", path.display()));
+            if !plain {
+                return Err(refuse("it must be a relative path without ..".to_owned()));
+            }
+            std::fs::read_to_string(&path).map(Seccomp::Profile).map_err(|error| refuse(error.to_string()))
+        }
+        _ => Ok(Seccomp::Unconfined),
+    }
+}
+
 /// Whom a container runs as.
 struct Identity {
     user: u32,
@@ -164,18 +205,33 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(pod: &core::Pod, own: &core::SecurityContext) -> Result<Self, StartFailure> {
+    /// Source: <https://kubernetes.io/docs/tasks/configure-pod-container/security-context/>; the image's own user, and the
+    /// groups that its `/etc/group` gives to whoever it is, count unless `supplementalGroupsPolicy` is `Strict`.
+    fn of(pod: &core::Pod, own: &core::SecurityContext, image: &Found) -> Result<Self, StartFailure> {
         let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
-        let id = |value: Option<i64>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
-        let user = id(own.run_as_user.or(of_pod.run_as_user));
-        if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) && user == 0 {
-            let text = "container has runAsNonRoot and image will run as root; set runAsUser";
+        let id = |value: i64| u32::try_from(value).unwrap_or(0);
+        let wanted = own.run_as_user.or(of_pod.run_as_user).map(|user| id(user).to_string());
+        let non_root = own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true);
+        let name = wanted.as_deref().unwrap_or(&image.run.user);
+        if non_root
+            && wanted.is_none()
+            && name.split(':').next().is_some_and(|user| !user.is_empty() && user.parse::<u32>().is_err())
+        {
+            let text = format!(
+                "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+            );
+            return Err(StartFailure::Config(text));
+        }
+        let found = image.accounts.find(name).map_err(|error| StartFailure::Config(error.to_string()))?;
+        if non_root && found.uid == 0 {
+            let text = "container has runAsNonRoot and image will run as root";
             return Err(StartFailure::Config(text.to_owned()));
         }
-        let group = id(own.run_as_group.or(of_pod.run_as_group));
-        let further =
-            of_pod.supplemental_groups.into_iter().flatten().chain(of_pod.fs_group).map(|group| id(Some(group)));
-        Ok(Self { user, group, further: further.collect() })
+        let group = own.run_as_group.or(of_pod.run_as_group).map_or(found.gid, id);
+        let strict = of_pod.supplemental_groups_policy.as_deref() == Some("Strict");
+        let of_image = found.groups.into_iter().filter(|_| !strict);
+        let further = of_image.chain(of_pod.supplemental_groups.into_iter().flatten().chain(of_pod.fs_group).map(id));
+        Ok(Self { user: found.uid, group, further: further.collect() })
     }
 }
 
@@ -187,6 +243,7 @@ fn mounts(spec: &core::Container, dir: &PodDir, instance: &Instance, binds: &[Bi
         destination: Path::new(destination).to_owned(),
         read_only,
         kind: MountKind::Bind,
+        propagation: None,
     };
     let termination =
         spec.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or(TERMINATION_PATH);
@@ -198,7 +255,11 @@ fn mounts(spec: &core::Container, dir: &PodDir, instance: &Instance, binds: &[Bi
         }
     }
     mounts.push(bind(dir.termination(instance), termination, false));
-    mounts.extend(binds.iter().map(|one| bind(one.source.clone(), &one.target, one.read_only)));
+    mounts.extend(
+        binds
+            .iter()
+            .map(|one| Mount { propagation: one.propagation, ..bind(one.source.clone(), &one.target, one.read_only) }),
+    );
     mounts
 }
 
@@ -214,9 +275,9 @@ mod tests {
         let pod: core::Pod = serde_json::from_value(pod).unwrap();
         let dir = PodDir::new(Path::new("/data"), "u1");
         let instance = Instance { container: "app".to_owned(), attempt: 2 };
-        let environment = complete(BTreeMap::from([("PORT".to_owned(), "80".to_owned())]), &pod);
+        let environment = complete(BTreeMap::from([("PORT".to_owned(), "80".to_owned())]), &Found::host(), &pod);
         let facts = PodFacts { node_memory_bytes: 1 << 30, ..PodFacts::default() };
-        build(&pod, &spec, &dir, &instance, ImageRef::Host, environment, &[], &facts)
+        build(&pod, &spec, &dir, &instance, &Found::host(), environment, &[], &facts, Path::new("/none"))
     }
 
     #[test]

@@ -16,7 +16,6 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use mainstay_runtime::image::ImageRef;
 use mainstay_runtime::protocol::{ContainerState, ContainerStatus};
 use mainstay_runtime::sandbox::{Sandbox, SandboxEvent, recorded};
 use serde_json::Value;
@@ -157,7 +156,7 @@ impl Worker {
             None => recorded(dir.root()),
         };
         let observed = statuses.iter().map(|status| {
-            let image_id = image_id(&pod, &status.name);
+            let image_id = image_id(&context, &pod, &status.name);
             let seen = Observed { id: status.id.clone(), image_id, started_at: status.started_at };
             (status.name.clone(), seen)
         });
@@ -274,7 +273,7 @@ impl Worker {
         let started = Input::Started {
             instance,
             id: id.clone(),
-            image_id: image_id(self.machine.pod(), &status.name),
+            image_id: image_id(&self.context, self.machine.pod(), &status.name),
             at: status.started_at,
         };
         self.step(started);
@@ -466,11 +465,11 @@ impl Worker {
 }
 
 /// How the runtime identifies the image of a container.
-fn image_id(pod: &core::Pod, container: &str) -> String {
+fn image_id(context: &Context, pod: &core::Pod, container: &str) -> String {
     let further = ephemeral(pod);
     let mut specs = roles(pod).map(|(spec, _)| spec).chain(&further);
     let image = specs.find(|spec| spec.name == container).and_then(|spec| spec.image.clone()).unwrap_or_default();
-    ImageRef::resolve(&image).map(|image| image.id().to_owned()).unwrap_or_default()
+    context.images.id(&image)
 }
 
 async fn next(events: &mut Option<mpsc::Receiver<SandboxEvent>>) -> Option<SandboxEvent> {

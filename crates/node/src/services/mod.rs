@@ -11,7 +11,7 @@ pub mod rules;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use mainstay_informer::{Cache, Scope};
@@ -46,12 +46,14 @@ pub struct ServiceNetwork {
     pub services: Cache<Service>,
     /// All endpoint slices.
     pub slices: Cache<EndpointSlice>,
+    /// The pods of the node whose network this is; nothing fills it elsewhere.
+    pub pods: Cache<Pod>,
 }
 
 impl ServiceNetwork {
-    /// Caches that fill themselves from the API server, as long as the runtime lives.
-    pub fn start(client: &Client) -> Self {
-        let network = Self { services: Cache::new(), slices: Cache::new() };
+    /// Caches that fill themselves from the API server, as long as the runtime lives; `pods` is filled by whoever gives it.
+    pub fn start(client: &Client, pods: Cache<Pod>) -> Self {
+        let network = Self { services: Cache::new(), slices: Cache::new(), pods };
         tokio::spawn(network.services.clone().run(client.clone(), Scope::default()));
         tokio::spawn(network.slices.clone().run(client.clone(), Scope::default()));
         network
@@ -59,7 +61,8 @@ impl ServiceNetwork {
 
     /// Keeps the rules of the calling process's network namespace, for ever.
     pub async fn serve(&self, instance: &str, network: Network, role: Role) {
-        let (mut services, mut slices) = (self.services.subscribe(), self.slices.subscribe());
+        let (mut services, mut slices, mut pods) =
+            (self.services.subscribe(), self.slices.subscribe(), self.pods.subscribe());
         self.services.synced().await;
         self.slices.synced().await;
         let mut table = Some(ServiceTable::new(instance));
@@ -68,11 +71,13 @@ impl ServiceNetwork {
             tokio::select! {
                 _ = services.changed() => {}
                 _ = slices.changed() => {}
+                _ = pods.changed() => {}
                 () = tokio::time::sleep(RETRY), if failed => {}
             }
             tokio::time::sleep(GATHER).await;
             services.take();
             slices.take();
+            pods.take();
             let rules = self.rules(network, &role);
             let mut taken = table.take().unwrap_or_else(|| ServiceTable::new(instance));
             // Thousands of services take the kernel tens of milliseconds.
@@ -100,7 +105,12 @@ impl ServiceNetwork {
             node_addresses,
             pod_cidr,
             masquerade_outbound: matches!(role, Role::Host),
-            services: rules::plan(services.iter().map(|s| &**s), slices.iter().map(|s| &**s), node),
+            services: {
+                let own = self.pods.list();
+                let mut all = rules::host_ports(own.iter().map(|pod| &**pod));
+                all.extend(rules::plan(services.iter().map(|s| &**s), slices.iter().map(|s| &**s), node));
+                all
+            },
         }
     }
 }
@@ -108,5 +118,5 @@ impl ServiceNetwork {
 /// Caches services and keeps the rules of the calling process's network namespace, for ever: what the server process
 /// runs for the machine's own namespace.
 pub async fn serve_services(client: Client, instance: String, network: Network, role: Role) {
-    ServiceNetwork::start(&client).serve(&instance, network, role).await;
+    ServiceNetwork::start(&client, Cache::new()).serve(&instance, network, role).await;
 }

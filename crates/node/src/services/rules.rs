@@ -16,6 +16,47 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set: three hours.
 const AFFINITY_DEFAULT: u64 = 10_800;
 
+/// The host ports of a node's pods, as if each were a service of its own with a node port.
+///
+/// Source: <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#ports>, `hostPort`.
+pub fn host_ports<'a>(pods: impl IntoIterator<Item = &'a core::Pod>) -> Vec<ServicePort> {
+    let mut ports = Vec::new();
+    for pod in pods {
+        let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { continue };
+        let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let address = status.pod_ip.as_ref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+        let Some(address) = address.filter(|_| spec.host_network != Some(true) && !over) else { continue };
+        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+            let number =
+                |value: Option<i32>| value.and_then(|value| u16::try_from(value).ok()).filter(|port| *port > 0);
+            let protocol = match port.protocol.as_deref() {
+                None | Some("TCP") => Protocol::Tcp,
+                Some("UDP") => Protocol::Udp,
+                Some(_) => continue,
+            };
+            let (Some(outer), Some(inner)) = (number(port.host_port), number(Some(port.container_port))) else {
+                continue;
+            };
+            ports.push(ServicePort {
+                name: format!(
+                    "host-port/{}/{}:{outer}",
+                    text(pod.metadata.namespace.as_ref()),
+                    text(pod.metadata.name.as_ref())
+                ),
+                protocol,
+                cluster_ip: None,
+                external_ips: Vec::new(),
+                port: inner,
+                node_port: Some(outer),
+                affinity: None,
+                endpoints: vec![SocketAddrV4::new(address, inner)],
+            });
+        }
+    }
+    ports
+}
+
 /// The ports of all services with who answers them. `node` is this node's name: for traffic policies that keep to it.
 pub fn plan<'a>(
     services: impl IntoIterator<Item = &'a core::Service>,
@@ -64,7 +105,9 @@ fn service_ports(
         let seconds = config.and_then(|client| client.timeout_seconds).and_then(|s| u64::try_from(s).ok());
         Duration::from_secs(seconds.unwrap_or(AFFINITY_DEFAULT))
     });
-    let local_only = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+    let inside = node.filter(|_| local(&spec.internal_traffic_policy));
+    let outside = node.filter(|_| local(&spec.external_traffic_policy));
     let mut ports = Vec::new();
     for port in spec.ports.iter().flatten() {
         let protocol = match port.protocol.as_deref() {
@@ -79,7 +122,7 @@ fn service_ports(
             continue;
         }
         let port_name = text(port.name.as_ref());
-        ports.push(ServicePort {
+        let whole = ServicePort {
             name: format!("{namespace}/{name}:{port_name}"),
             protocol,
             cluster_ip,
@@ -87,8 +130,22 @@ fn service_ports(
             port: number,
             node_port,
             affinity,
-            endpoints: endpoints(slices, port_name, protocol, node.filter(|_| local_only)),
-        });
+            endpoints: endpoints(slices, port_name, protocol, inside),
+        };
+        if inside == outside {
+            ports.push(whole);
+            continue;
+        }
+        // Who asks from outside the cluster is answered by others than who asks from inside. Load-balancer addresses, asked
+        // for by a pod, never leave the cluster: they count as inside, as with kube-proxy.
+        let from_outside = ServicePort {
+            name: format!("{} from outside", whole.name),
+            cluster_ip: None,
+            external_ips: Vec::new(),
+            endpoints: endpoints(slices, port_name, protocol, outside),
+            ..whole.clone()
+        };
+        ports.extend([ServicePort { node_port: None, ..whole }, from_outside]);
     }
     ports
 }

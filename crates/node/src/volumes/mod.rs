@@ -17,7 +17,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as core;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use mainstay_runtime::protocol::{MemoryVolume, Propagation};
+use nix::mount::{MntFlags, umount2};
 
 use crate::env::{self, Claim, PodFacts, Sources, expand};
 use crate::volumes::payload::{PayloadError, is_inside};
@@ -88,8 +89,8 @@ pub struct Bind {
     pub target: String,
     /// Whether it cannot be written to.
     pub read_only: bool,
-    /// `mountPropagation`: whether later mounts below go from the node to the container.
-    pub from_host: bool,
+    /// `mountPropagation`: which later mounts below are seen on the other side.
+    pub propagation: Option<Propagation>,
 }
 
 /// A volume on the node.
@@ -231,19 +232,26 @@ fn empty_dir(place: &Path, spec: &core::EmptyDirVolumeSource, group: Option<u32>
         return Ok(());
     }
     fs::create_dir_all(place).map_err(disk("create", place))?;
-    if spec.medium.as_deref() == Some("Memory") {
-        let limit =
-            spec.size_limit.as_ref().and_then(|limit| limit.0.parse::<mainstay_model::quantity::Quantity>().ok());
-        let size = limit.filter(|limit| !limit.is_zero()).map(|limit| format!(",size={}", limit.value()));
-        let options = format!("mode=0777{}", size.unwrap_or_default());
-        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))
-            .map_err(|errno| disk("mount tmpfs at", place)(errno.into()))?;
-    }
     if group.is_some() {
         std::os::unix::fs::chown(place, None, group).map_err(disk("give to fsGroup", place))?;
     }
     let mode = if group.is_some() { 0o2777 } else { 0o777 };
     fs::set_permissions(place, Permissions::from_mode(mode)).map_err(disk("set the mode of", place))
+}
+
+/// The volumes of a pod that live in memory: the sandbox mounts them where only the pod sees them.
+///
+/// Source: <https://kubernetes.io/docs/concepts/storage/volumes/#emptydir>.
+pub fn in_memory(pod: &core::Pod, directory: &Path) -> Vec<MemoryVolume> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let of = |volume: &core::Volume| {
+        let spec = volume.empty_dir.as_ref().filter(|spec| spec.medium.as_deref() == Some("Memory"))?;
+        let limit =
+            spec.size_limit.as_ref().and_then(|limit| limit.0.parse::<mainstay_model::quantity::Quantity>().ok());
+        let size_bytes = limit.filter(|limit| !limit.is_zero()).and_then(|limit| u64::try_from(limit.value()).ok());
+        Some(MemoryVolume { path: directory.join(&volume.name), size_bytes, group: group_of(pod) })
+    };
+    volumes.filter_map(of).collect()
 }
 
 /// Source: <https://kubernetes.io/docs/concepts/storage/volumes/#hostpath-volume-types>.
@@ -290,7 +298,11 @@ pub fn binds(
             source,
             target: mount.mount_path.clone(),
             read_only: volume.read_only || mount.read_only.unwrap_or(false),
-            from_host: matches!(mount.mount_propagation.as_deref(), Some("HostToContainer" | "Bidirectional")),
+            propagation: match mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => Some(Propagation::FromMachine),
+                Some("Bidirectional") => Some(Propagation::Both),
+                _ => None,
+            },
         });
     }
     // A mount below another one has to come after it.

@@ -21,11 +21,14 @@ use super::children::End;
 use super::console::Console;
 use super::log::{LogFile, Output};
 use crate::cgroup::{Cgroups, PodCgroup};
-use crate::image::{self, ImageRef};
+use crate::image;
 use crate::protocol::{ContainerConfig, ContainerState, ContainerStatus, MountKind, SandboxConfig};
+use crate::seccomp::Filters;
 use crate::spec::{self, Machine, PidNamespace};
 use crate::workload::{Program, reason};
 
+/// The filters of its system calls, for commands that are run in it later.
+pub(crate) const FILTERS: &str = "filters.json";
 /// The record of a container's end, in its directory.
 pub(crate) const RECORD: &str = "status.json";
 
@@ -86,20 +89,22 @@ impl Container {
         private_directory(dir).map_err(in_words("cannot create the container's directory"))?;
         private_directory(&state_root).map_err(in_words("cannot create the container's state directory"))?;
         let log = LogFile::open(&config.log_path).map_err(in_words("cannot open the log"))?;
-        let rootfs = match config.image {
-            ImageRef::Host => image::mount_host(&sandbox.dir, dir).map_err(|error| error.to_string())?,
-        };
+        let rootfs = image::mount_image(&config.image, &sandbox.dir, dir).map_err(|error| error.to_string())?;
         if !config.working_dir.is_empty() {
             image::make_working_dir(&rootfs, Path::new(&config.working_dir)).map_err(|error| error.to_string())?;
         }
-        check_sources(config)?;
+        check_sources(sandbox, config)?;
         // It holds the environment, and with that secrets.
-        let specification = spec::build(Machine::of(&cgroups), sandbox, config, pids, &rootfs).to_string();
+        let machine = Machine::of(&cgroups);
+        let filters = spec::filters(machine, config).map_err(|error| error.to_string())?;
+        let specification = spec::build(machine, sandbox, config, pids, &filters, &rootfs).to_string();
+        write_private(&dir.join(FILTERS), &serde_json::to_vec(&filters).unwrap_or_default())
+            .map_err(in_words("cannot write the container's filters"))?;
         write_private(&dir.join("config.json"), specification.as_bytes())
             .map_err(in_words("cannot write the container's specification"))?;
         let (report, reporter) = pipe().map_err(in_words("cannot make a pipe"))?;
         let streams = Streams::make(config, dir).map_err(in_words("cannot make the standard streams"))?;
-        let (oci, outputs, input) = create(config, dir, &state_root, streams, &reporter)?;
+        let (oci, outputs, input) = create(config, dir, &state_root, filters, streams, &reporter)?;
         drop(reporter);
         let (pid, oci) = begin(oci, report)?;
         let status = ContainerStatus {
@@ -235,8 +240,19 @@ fn group(sandbox: &SandboxConfig) -> Option<PodCgroup> {
 }
 
 /// `libcontainer` does not say which mount failed, so the usual reason is looked for first.
-fn check_sources(config: &ContainerConfig) -> Result<(), String> {
+fn check_sources(sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<(), String> {
     for mount in config.mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
+        let memory = sandbox.memory_volumes.iter().find(|volume| mount.source.starts_with(&volume.path));
+        if let Some(volume) = memory {
+            // Nobody but the pod sees into it: a sub-path is made here, and must not lead out by a link.
+            let inner = mount.source.strip_prefix(&volume.path).unwrap_or(Path::new(""));
+            image::make_working_dir(&volume.path, inner).map_err(|error| error.to_string())?;
+            let real = |path: &Path| fs::canonicalize(path).unwrap_or_default();
+            let (whole, part) = (real(&volume.path), real(&mount.source));
+            if whole.as_os_str().is_empty() || !part.starts_with(&whole) {
+                return Err(format!("subPath {} leads out of its volume", inner.display()));
+            }
+        }
         if let Err(error) = fs::metadata(&mount.source) {
             return Err(format!("cannot mount {} at {}: {error}", mount.source.display(), mount.destination.display()));
         }
@@ -285,10 +301,11 @@ fn create(
     config: &ContainerConfig,
     dir: &Path,
     state_root: &Path,
+    filters: Filters,
     streams: Streams,
     reporter: &OwnedFd,
 ) -> Result<(OciContainer, Vec<Output>, Option<Input>), String> {
-    let program = Program { report: Some(reporter.as_raw_fd()), ..Program::default() };
+    let program = Program { report: Some(reporter.as_raw_fd()), filters, ..Program::default() };
     let builder = ContainerBuilder::new(config.id.clone(), SyscallType::default())
         .with_executor(program)
         .with_root_path(state_root)

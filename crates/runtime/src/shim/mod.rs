@@ -34,12 +34,13 @@ use crate::cgroup::{CgroupError, Cgroups};
 use crate::fence::{self, FenceConfig};
 use crate::image::{self, ImageError};
 use crate::protocol::{
-    ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish,
+    ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, MemoryVolume, Message, Request, SandboxConfig,
+    Wish,
 };
 use crate::spec::PidNamespace;
 use attach::Attachment;
 use container::Container;
-pub(crate) use container::{RECORD, directory as container_directory, state_root as container_state_root};
+pub(crate) use container::{FILTERS, RECORD, directory as container_directory, state_root as container_state_root};
 
 /// The file with the sandbox's configuration, in the pod's directory.
 pub const CONFIG: &str = "sandbox.json";
@@ -123,17 +124,19 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     Cgroups::detect()?.node(&config.instance, &config.node).pod(&config.uid).enter()?;
     let mut namespaces = CloneFlags::CLONE_NEWNS;
     namespaces.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
-    if !config.host_network {
-        namespaces |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
-    }
+    // A node is a host of its own, with a name of its own, also where it shares a machine with others.
+    namespaces |= CloneFlags::CLONE_NEWUTS;
+    namespaces.set(CloneFlags::CLONE_NEWNET, !config.host_network);
     unshare(namespaces).map_err(failed("make the pod's namespaces"))?;
     // What the machine unmounts goes here too; what is mounted here stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(failed("separate the pod's mounts"))?;
     image::make_base(&config.dir, &config.hidden)?;
-    if !config.host_network {
-        nix::unistd::sethostname(short(&config.hostname)).map_err(failed("set the pod's host name"))?;
+    for volume in &config.memory_volumes {
+        mount_memory(volume).map_err(|source| ShimError::System { doing: "mount a volume in memory", source })?;
     }
+    let hostname = if config.host_network { &config.node } else { &config.hostname };
+    nix::unistd::sethostname(short(hostname)).map_err(failed("set the pod's host name"))?;
     if !config.host_network {
         for (name, value) in NETWORK_DEFAULTS {
             // A kernel without the setting has the ability or does not; the pod runs either way.
@@ -150,6 +153,22 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     // Not the agent's habits: what containers create gets the permissions they ask for.
     umask(Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// Here and not on the machine: there a mount would have to find its way to where the pod lives, and somebody would have to
+/// take it away.
+fn mount_memory(volume: &MemoryVolume) -> io::Result<()> {
+    fs::create_dir_all(&volume.path)?;
+    let mode = if volume.group.is_some() { "2777" } else { "0777" };
+    let mut options = format!("mode={mode}");
+    if let Some(size) = volume.size_bytes {
+        options.push_str(&format!(",size={size}"));
+    }
+    if let Some(group) = volume.group {
+        options.push_str(&format!(",gid={group}"));
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(options.as_str())).map_err(Into::into)
 }
 
 /// The kernel shall rather kill a container than the shim; where the right to ask for that is missing, it is at least no

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::world::{World, container, end_of, number_in, run};
 
 pub(crate) fn volume(source: &Path, destination: &str, read_only: bool, kind: MountKind) -> Mount {
-    Mount { source: source.to_owned(), destination: PathBuf::from(destination), read_only, kind }
+    Mount { source: source.to_owned(), destination: PathBuf::from(destination), read_only, kind, propagation: None }
 }
 
 pub(crate) async fn what_is_seen(world: &World) {
