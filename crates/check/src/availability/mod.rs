@@ -76,7 +76,7 @@ struct Part {
 /// Adds it up. `rows` is what each single failure comes to.
 pub fn estimate(model: &Model, rows: &[Row], rates: &Rates, method: Method) -> Vec<Estimate> {
     let parts = parts(model, rates);
-    let standing = Standing::of(model, &parts, method);
+    let standing = Standing::of(model, rows, &parts, method);
     let each = model.services.iter().enumerate().map(|(at, service)| {
         let switching = switching(rows, rates, at);
         let minutes = |share: f64| share * YEAR_H * 60.0;
@@ -150,8 +150,8 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(model: &Model, parts: &[Part], method: Method) -> Self {
-        let mut known: HashMap<BTreeSet<usize>, Vec<bool>> = HashMap::new();
+    fn of(model: &Model, rows: &[Row], parts: &[Part], method: Method) -> Self {
+        let mut known = known(rows, parts);
         let mut down = |away: &BTreeSet<usize>| -> Vec<bool> {
             if let Some(known) = known.get(away) {
                 return known.clone();
@@ -287,6 +287,18 @@ fn draw(parts: &[Part], away: usize, random: &mut fastrand::Rng) -> BTreeSet<usi
         }
     }
     chosen
+}
+
+/// The states that were tried already: each single part, and pairs of nodes.
+fn known(rows: &[Row], parts: &[Part]) -> HashMap<BTreeSet<usize>, Vec<bool>> {
+    let place = |failure: Failure| parts.iter().position(|part| part.failure == failure);
+    let state = |row: &Row| match row.failure {
+        Failure::TwoNodes(a, b) => Some(BTreeSet::from([place(Failure::Node(a))?, place(Failure::Node(b))?])),
+        failure => place(failure).map(|at| BTreeSet::from([at])),
+    };
+    let stays_down =
+        |row: &Row| row.cells.iter().map(|cell| cell.outcome == Outcome::Down && cell.seconds.is_none()).collect();
+    rows.iter().filter_map(|row| Some((state(row)?, stays_down(row)))).collect()
 }
 
 /// Per service: whether it stays down while these parts are away.

@@ -13,6 +13,8 @@ const GAP: usize = 4;
 const PER_ROW: usize = (NODE_WIDTH - 16) / (POD + GAP);
 /// Nodes of a zone beside each other.
 const ACROSS: usize = 6;
+/// Zones are beside each other up to this width.
+const PAGE_WIDTH: usize = 1_060;
 
 /// Escapes text for XML.
 pub(super) fn escaped(text: &str) -> String {
@@ -24,11 +26,34 @@ fn colour(model: &Model, pod: usize) -> Option<&'static str> {
     Some(COLOURS[service % COLOURS.len()])
 }
 
+/// One node with its pods; its place and height in the picture.
+fn draw_node(body: &mut String, model: &Model, node: usize, pods: &[usize], (x, y, height): (usize, usize, usize)) {
+    let _ = write!(
+        body,
+        "<g class=\"node\"><rect x=\"{x}\" y=\"{y}\" width=\"{NODE_WIDTH}\" height=\"{height}\" rx=\"4\" fill=\"#ffffff\" stroke=\"#52606d\"/>\
+         <text x=\"{}\" y=\"{}\">{}</text>",
+        x + 8,
+        y + 16,
+        escaped(&model.topology.nodes[node].name)
+    );
+    for (place, pod) in pods.iter().enumerate() {
+        let (px, py) = (x + 8 + place % PER_ROW * (POD + GAP), y + 24 + place / PER_ROW * (POD + GAP));
+        let fill = colour(model, *pod).unwrap_or("#ffffff");
+        let _ = write!(
+            body,
+            "<rect x=\"{px}\" y=\"{py}\" width=\"{POD}\" height=\"{POD}\" rx=\"3\" fill=\"{fill}\" stroke=\"#323f4b\"><title>{}</title></rect>",
+            escaped(&model.pods[*pod].key)
+        );
+    }
+    body.push_str("</g>");
+}
+
 /// The picture, as an SVG element.
 pub fn picture(report: &Report) -> String {
     let model = &report.model;
     let mut body = String::new();
-    let (mut y, mut width) = (8, 0);
+    // Zones stand beside each other as long as there is room.
+    let (mut x, mut y, mut row_height, mut width) = (8, 8, 0, 0);
     for zone in 0..model.topology.zones.len() {
         let nodes: Vec<usize> = model.nodes_of(zone).collect();
         let pods_of =
@@ -38,42 +63,31 @@ pub fn picture(report: &Report) -> String {
         let rows = nodes.len().div_ceil(ACROSS);
         let zone_width = 16 + nodes.len().min(ACROSS) * (NODE_WIDTH + 8);
         let zone_height = 30 + rows * (node_height + 8);
+        if x > 8 && x + zone_width > PAGE_WIDTH {
+            (x, y, row_height) = (8, y + row_height + 10, 0);
+        }
         let name = match model.topology.zones[zone].as_str() {
             "" => "no zone",
             name => name,
         };
         let _ = write!(
             body,
-            "<g class=\"zone\"><rect x=\"8\" y=\"{y}\" width=\"{zone_width}\" height=\"{zone_height}\" rx=\"6\" fill=\"#f4f6f8\" stroke=\"#9aa5b1\"/>\
-             <text x=\"18\" y=\"{}\" font-weight=\"bold\">{}</text>",
+            "<g class=\"zone\"><rect x=\"{x}\" y=\"{y}\" width=\"{zone_width}\" height=\"{zone_height}\" rx=\"6\" fill=\"#f4f6f8\" stroke=\"#9aa5b1\"/>\
+             <text x=\"{}\" y=\"{}\" font-weight=\"bold\">{}</text>",
+            x + 10,
             y + 19,
             escaped(name)
         );
         for (place, node) in nodes.iter().enumerate() {
-            let (nx, ny) = (18 + place % ACROSS * (NODE_WIDTH + 8), y + 28 + place / ACROSS * (node_height + 8));
-            let _ = write!(
-                body,
-                "<g class=\"node\"><rect x=\"{nx}\" y=\"{ny}\" width=\"{NODE_WIDTH}\" height=\"{node_height}\" rx=\"4\" fill=\"#ffffff\" stroke=\"#52606d\"/>\
-                 <text x=\"{}\" y=\"{}\">{}</text>",
-                nx + 8,
-                ny + 16,
-                escaped(&model.topology.nodes[*node].name)
-            );
-            for (place, pod) in pods_of(*node).into_iter().enumerate() {
-                let (px, py) = (nx + 8 + place % PER_ROW * (POD + GAP), ny + 24 + place / PER_ROW * (POD + GAP));
-                let fill = colour(model, pod).unwrap_or("#ffffff");
-                let _ = write!(
-                    body,
-                    "<rect x=\"{px}\" y=\"{py}\" width=\"{POD}\" height=\"{POD}\" rx=\"3\" fill=\"{fill}\" stroke=\"#323f4b\"><title>{}</title></rect>",
-                    escaped(&model.pods[pod].key)
-                );
-            }
-            body.push_str("</g>");
+            let (nx, ny) = (x + 10 + place % ACROSS * (NODE_WIDTH + 8), y + 28 + place / ACROSS * (node_height + 8));
+            draw_node(&mut body, model, *node, &pods_of(*node), (nx, ny, node_height));
         }
         body.push_str("</g>");
-        y += zone_height + 10;
-        width = width.max(zone_width + 16);
+        x += zone_width + 10;
+        row_height = row_height.max(zone_height);
+        width = width.max(x);
     }
+    y += row_height + 10;
     let names = super::table::columns(report);
     for (at, name) in names.iter().enumerate() {
         let (column, row) = (at % 4, at / 4);
