@@ -133,9 +133,13 @@ pub struct ApiError {
     pub other_causes: Vec<Cause>,
     /// After how many seconds it is worth trying again.
     pub retry_after_seconds: Option<u32>,
-    /// Where a list may go on that cannot be given as one state any more.
-    pub continue_token: Option<String>,
+    /// Where a list may go on that cannot be given as one state any more; boxed, for it is rare and errors are moved often.
+    pub continue_token: Option<Box<ContinueToken>>,
 }
+
+/// What the next page of a list is asked for with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContinueToken(pub String);
 
 /// One of `Status.details.causes` that is no fault of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,7 +277,7 @@ impl ApiError {
             "message": self.message, "reason": self.reason, "code": self.code,
         });
         if let Some(token) = &self.continue_token {
-            status["metadata"]["continue"] = json!(token);
+            status["metadata"]["continue"] = json!(token.0);
         }
         let mut details = serde_json::Map::new();
         if let Some(about) = &self.about {

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mainstay_model::selector::{FieldSelector, LabelSelector};
-use mainstay_model::status::ApiError;
+use mainstay_model::status::{ApiError, ContinueToken};
 use mainstay_store::{Error as StoreError, Range};
 use serde_json::{Value, json};
 
@@ -171,7 +171,8 @@ fn list_error(call: &Call, options: &ListOptions, after: Option<&str>, error: St
                  objects that were created, modified, or deleted between the time the first chunk was returned and now \
                  may show up in the list.",
             );
-            error.continue_token = Some(Continue { revision: None, last_key: last_key.to_owned() }.token());
+            let rest = Continue { revision: None, last_key: last_key.to_owned() };
+            error.continue_token = Some(Box::new(ContinueToken(rest.token())));
             error
         }
         (StoreError::Compacted { .. }, None) => {

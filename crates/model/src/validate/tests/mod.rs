@@ -274,6 +274,27 @@ fn config() {
 }
 
 #[test]
+fn roles_and_bindings() {
+    cases(
+        "Role",
+        json!({"metadata": {"name": "a:b", "namespace": "default"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+        &[("/rules/0/verbs", json!([]), "rules[0].verbs: Required value: verbs must contain at least one value")],
+    );
+    let binding = json!({"metadata": {"name": "a", "namespace": "default"}, "roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]});
+    let cluster = json!({"metadata": {"name": "a"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+        "subjects": [{"kind": "ServiceAccount", "name": "s", "namespace": "n"}]});
+    cases(
+        "ClusterRoleBinding",
+        cluster,
+        &[("/subjects/0/namespace", json!(""), "subjects[0].namespace: Required value")],
+    );
+    cases("RoleBinding", binding.clone(), &[("/roleRef/kind", json!("Pod"), "roleRef.kind: Unsupported value")]);
+    let mut new = binding.clone();
+    new["roleRef"]["name"] = json!("s");
+    assert!(update("RoleBinding", binding, new)[0].ends_with("cannot change roleRef"));
+}
+
+#[test]
 fn the_others() {
     cases(
         "EndpointSlice",
@@ -333,23 +354,6 @@ fn the_others() {
             "spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`",
         )],
     );
-    cases(
-        "Role",
-        json!({"metadata": {"name": "a:b", "namespace": "default"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
-        &[("/rules/0/verbs", json!([]), "rules[0].verbs: Required value: verbs must contain at least one value")],
-    );
-    let binding = json!({"metadata": {"name": "a", "namespace": "default"}, "roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]});
-    let cluster = json!({"metadata": {"name": "a"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
-        "subjects": [{"kind": "ServiceAccount", "name": "s", "namespace": "n"}]});
-    cases(
-        "ClusterRoleBinding",
-        cluster,
-        &[("/subjects/0/namespace", json!(""), "subjects[0].namespace: Required value")],
-    );
-    cases("RoleBinding", binding.clone(), &[("/roleRef/kind", json!("Pod"), "roleRef.kind: Unsupported value")]);
-    let mut new = binding.clone();
-    new["roleRef"]["name"] = json!("s");
-    assert!(update("RoleBinding", binding, new)[0].ends_with("cannot change roleRef"));
     cases(
         "NetworkPolicy",
         json!({"metadata": {"name": "a", "namespace": "default"}, "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}}),
