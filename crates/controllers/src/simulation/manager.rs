@@ -10,41 +10,15 @@ use mainstay_informer::ObjectKey;
 use mainstay_scheduler::core::{NodeFacts, PodFacts, Snapshot};
 use serde_json::json;
 
-use super::store::{Refused, Store};
 use crate::action::{Action, Attempt, Now, Plan};
-use crate::caches::Caches;
 use crate::driver::{Clock, Controller};
 use crate::node_lifecycle::{NodeLifecycle, renewals};
 use crate::object::{is_active, is_finished, is_terminating, name, node_of, uid};
 use crate::settings::HeartbeatSettings;
+use crate::testing::sight::Sight;
+use crate::testing::store::{Refused, Store};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// What a process sees, late.
-#[derive(Default)]
-pub(super) struct Sight {
-    pub(super) caches: Caches,
-    cursors: BTreeMap<String, usize>,
-    /// How late, by kind, in milliseconds.
-    pub(super) lags: HashMap<String, u64>,
-}
-
-impl Sight {
-    fn catch_up(&mut self, store: &Store, now: u64) {
-        for (kind, log) in &store.logs {
-            let lag = self.lags.get(kind).copied().unwrap_or(0);
-            let cursor = self.cursors.entry(kind.clone()).or_default();
-            while let Some((time, key, value)) = log.get(*cursor).filter(|(time, ..)| time + lag <= now) {
-                let _ = time;
-                match value {
-                    Some(value) => self.caches.observe(kind, value.clone()),
-                    None => self.caches.observe_deleted(kind, key),
-                }
-                *cursor += 1;
-            }
-        }
-    }
-}
 
 pub(super) struct Manager {
     pub(super) sight: Sight,
@@ -208,6 +182,9 @@ impl Scheduler {
             });
             if bound.is_ok() && unbound {
                 self.assumed.insert(uid, node);
+            } else {
+                // As the driver does: what was not bound does not count for the next.
+                snapshot.remove_pod(&PodFacts::of(&pod).key);
             }
         }
         Ok(())

@@ -19,7 +19,6 @@
 
 mod manager;
 mod node;
-mod store;
 
 use std::collections::BTreeMap;
 
@@ -29,9 +28,9 @@ use mainstay_model::fencing;
 use mainstay_model::workload::is_pod_ready;
 use serde_json::{Value, json};
 
+use crate::testing::store::Store;
 use manager::{Manager, Scheduler};
 use node::Machine;
-use store::Store;
 
 const SEEDS: u64 = 100;
 const STEP_MS: u64 = 50;
