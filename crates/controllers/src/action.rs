@@ -27,7 +27,7 @@ pub struct Now {
 pub struct Attempt {
     /// Failures in a row.
     pub failures: u32,
-    /// The API server's last refusal.
+    /// The API server's last refusal, in its words.
     pub error: Option<String>,
 }
 
@@ -139,6 +139,8 @@ pub enum Action {
         /// Its dependants.
         propagation: Propagation,
     },
+    /// DELETE with the object's own grace period, guarded by its revision, too: what was decided about it holds for no other.
+    DeleteSame(Target, String),
     /// DELETE of all objects of a kind in a namespace.
     DeleteAll(&'static Resource, String),
     /// The rest waits until there is no object of the kind left in the namespace.
@@ -174,6 +176,7 @@ impl fmt::Display for Action {
                 write!(f, "delete {target} foreground")
             }
             Self::Delete { target, .. } => write!(f, "delete {target}"),
+            Self::DeleteSame(target, _) => write!(f, "delete same {target}"),
             Self::DeleteAll(resource, namespace) => write!(f, "delete all {} in {namespace}", resource.plural),
             Self::ExpectNone(resource, namespace) => write!(f, "expect no {} in {namespace}", resource.plural),
             Self::ExpectGone(target) => write!(f, "expect gone {target}"),

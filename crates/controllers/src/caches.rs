@@ -70,19 +70,6 @@ macro_rules! caches {
                 }
             }
 
-            /// An object of a kind that has a cache, as JSON.
-            #[cfg(test)]
-            pub(crate) fn value(&self, kind: &str, key: &ObjectKey) -> Option<Value> {
-                match kind {
-                    $(stringify!($kind) => {
-                        let mut value = serde_json::to_value(&*self.$field.get_key(key)?).ok()?;
-                        value["kind"] = kind.into();
-                        Some(value)
-                    })+
-                    _ => None,
-                }
-            }
-
             /// The metadata of an object of a kind that has a cache.
             pub(crate) fn meta(&self, kind: &str, key: &ObjectKey) -> Option<ObjectMeta> {
                 match kind {
@@ -107,6 +94,15 @@ macro_rules! caches {
             /// Whether all objects of a kind are held here.
             pub(crate) fn is_cached(kind: &str) -> bool {
                 [$(stringify!($kind)),+].contains(&kind) && !PARTIAL.contains(&kind)
+            }
+
+            /// Takes in that an object was deleted at a revision.
+            #[cfg(test)]
+            pub(crate) fn observe_deleted_at(&self, kind: &str, key: &ObjectKey, revision: u64) {
+                match kind {
+                    $(stringify!($kind) => self.$field.observe_deleted(key, revision),)+
+                    _ => {}
+                }
             }
 
             /// Objects of a kind in a namespace; `None` while that is not known.

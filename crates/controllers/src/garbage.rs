@@ -6,7 +6,7 @@
 //! - not being deleted, and every owner gone: it is deleted; some owners gone: the references to those are removed.
 //!
 //! Guarantees: before anything is deleted for want of an owner, the API server is asked whether the owner is really gone; the
-//! caches of two kinds may be of different age.
+//! caches of two kinds may be of different age. The deletion holds only for the object as it was seen.
 //!
 //! Deliberately absent: Events and Leases are not collected; an owner of a kind that is not served is taken to exist.
 //!
@@ -121,7 +121,9 @@ fn ownerless(view: &View) -> Plan {
     let mut plan = Plan::nothing("owners of it are gone");
     plan.actions.extend(view.missing.iter().map(|(_, target)| Action::ExpectGone(target.clone())));
     if view.missing.len() == owners.len() {
-        plan.push(Action::delete(view.target.clone()));
+        // Somebody may just be giving it another owner.
+        let revision = view.meta.resource_version.clone().unwrap_or_default();
+        plan.push(Action::DeleteSame(view.target.clone(), revision));
     } else {
         let gone = |owner: &OwnerReference| view.missing.iter().any(|(missing, _)| missing.uid == owner.uid);
         let left: Vec<_> = owners.into_iter().filter(|owner| !gone(owner)).collect();
@@ -238,6 +240,7 @@ fn dependents(caches: &Caches, uid: &str) -> Vec<Dependent> {
         let target = Target { resource, key, uid: meta.uid.clone() };
         Dependent { target, meta: ObjectMeta::clone(&meta), blocks }
     }));
+    all.sort_by_cached_key(|dependent| (dependent.target.resource.kind.clone(), dependent.target.key.clone()));
     all
 }
 

@@ -18,13 +18,13 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStat
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::ObjectKey;
 
-use crate::action::{Action, Attempt, Note, Now, Object, Plan, Target};
+use crate::action::{Action, Attempt, Now, Object, Plan, Target};
 use crate::caches::Caches;
 use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
     controller_of, controller_reference, created, is_active, is_controlled_by, is_ready, is_terminating, name,
-    namespace, node_of, phase, pod_condition, reference, selector, time, uid, until_available,
+    namespace, node_of, phase, pod_condition, selector, time, uid, until_available,
 };
 
 /// Pods created or deleted in one go; the next look continues.
@@ -191,18 +191,7 @@ impl Controller for ReplicaSets {
         let Some(set) = caches.replica_sets.get_key(key) else { return Plan::nothing("it is gone") };
         let pods = candidates(&caches.pods, &*set, &selector(Some(&set.spec.selector)));
         let crowd = crowd(caches, &set, &pods);
-        let mut plan = reconcile(&View { set: set.clone(), pods, crowd }, attempt, now.wall);
-        if attempt.failures == 1
-            && let Some(error) = &attempt.error
-        {
-            plan.push(Action::Note(Note {
-                regarding: reference(&*set),
-                warning: true,
-                reason: "FailedCreate",
-                message: error.clone(),
-            }));
-        }
-        plan
+        reconcile(&View { set, pods, crowd }, attempt, now.wall)
     }
 }
 

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{FaultKind, Target};
 use crate::instance::{AuditSettings, DEFAULT_DATA_DIR};
+use crate::tuning::Tuning;
 
 pub use image::{ImageArgs, ImageVerb};
 pub use state::{SecretsArgs, SecretsVerb, ServerArgs, SnapshotArgs, SnapshotVerb, StoreArgs};
@@ -159,6 +160,9 @@ pub struct UpArgs {
     /// Who did what
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// Scheduling and silent nodes
+    #[command(flatten)]
+    pub tuning: Tuning,
     /// Return when all is Ready instead of staying in the foreground
     #[arg(long)]
     pub detach: bool,

@@ -208,6 +208,7 @@ mod tests {
             zones: 1,
             hollow_nodes: 0,
             audit: None,
+            tuning: crate::tuning::Tuning::default(),
         }
     }
 

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use mainstay_net::plan::{self, Network, PlanError};
 use serde::{Deserialize, Serialize};
 
+use crate::tuning::Tuning;
+
 /// Where the data directory is unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/mainstay";
 
@@ -75,6 +77,9 @@ pub struct Instance {
     /// Where the audit log goes, if anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditSettings>,
+    /// What its control plane is told about scheduling and silent nodes.
+    #[serde(default)]
+    pub tuning: Tuning,
 }
 
 /// The audit log of the API.
@@ -251,6 +256,7 @@ mod tests {
             zones: 2,
             hollow_nodes: 0,
             audit: None,
+            tuning: Tuning::default(),
         };
         assert!(matches!(Instance::load(directory.path()), Err(InstanceError::Missing(_))));
         instance.save().unwrap();

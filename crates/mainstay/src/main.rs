@@ -28,6 +28,7 @@ mod server;
 mod snapshot;
 mod state;
 mod status;
+mod tuning;
 mod up;
 
 use std::error::Error;

@@ -24,6 +24,7 @@ use crate::cli::{AuditArgs, ServerArgs};
 use crate::instance::{AuditSettings, DEFAULT_NETWORK, Instance, InstanceError};
 use crate::pki::{self, Pair, PkiError, authority_file};
 use crate::state::{self, StateError};
+use crate::tuning::Tuning;
 
 /// Addresses at the beginning of the service range that are for fixed services, such as DNS.
 const RESERVED_SERVICES: u32 = 16;
@@ -100,6 +101,7 @@ pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
             zones: 1,
             hollow_nodes: 0,
             audit: None,
+            tuning: Tuning::default(),
         },
         Err(error) => return Err(error.into()),
     };
@@ -148,6 +150,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         root_ca: Some(signer.certificate.clone()),
         signer: Some(signer),
         volumes: Some(instance.data_dir.join("volumes")),
+        heartbeat: instance.tuning.heartbeat(),
         ..mainstay_controllers::Settings::default()
     };
     let client = |name: &str| api.client(User::internal(name));
@@ -157,8 +160,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         shared.then(|| LeaderSettings::new(name, format!("{}_{}", instance.api, std::process::id())))
     };
     let controllers = mainstay_controllers::Settings { leader: leader("kube-controller-manager"), ..controllers };
-    let scheduler =
-        mainstay_scheduler::Settings { leader: leader("kube-scheduler"), ..mainstay_scheduler::Settings::default() };
+    let scheduler = mainstay_scheduler::Settings { leader: leader("kube-scheduler"), ..instance.tuning.scheduler() };
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
         () = crate::definitions::run(client("system:mainstay:definitions")) => {}

@@ -35,6 +35,21 @@ fn view(current: i32, metrics: Value, measured: Vec<Result<Measured, String>>) -
     View { autoscaler: Arc::new(autoscaler), observed, pods }
 }
 
+/// What is measured of an autoscaler's Deployment: so much processor time for each of its pods, by name.
+pub(crate) fn observed(caches: &Caches, key: &ObjectKey, pods: &[String], figures: &[&str]) -> Observed {
+    let autoscaler = caches.autoscalers.get_key(key).unwrap();
+    let deployment = caches.deployments.get(&key.namespace, &autoscaler.spec.scale_target_ref.name).unwrap();
+    let milli = |figure: &str| figure.strip_suffix('m').unwrap().parse().unwrap();
+    let samples =
+        pods.iter().cloned().zip(figures).map(|(name, figure)| (name, Sample { milli: milli(figure), measured: None }));
+    let measured: Measured = Measured::Pods(samples.collect());
+    let replicas = deployment.spec.replicas.unwrap_or(1);
+    let selector = crate::object::selector(Some(&deployment.spec.selector)).to_string();
+    let scale = Scale { target: Target::of(&*deployment), replicas, actual: replicas, selector };
+    let specs = metrics::of(autoscaler.spec.metrics.as_ref());
+    Observed { scale: Ok(scale), metrics: specs.into_iter().map(|spec| (spec, Ok(measured.clone()))).collect() }
+}
+
 fn now(seconds: u64) -> Now {
     Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), monotonic: Duration::from_secs(seconds) }
 }

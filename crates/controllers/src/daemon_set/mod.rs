@@ -9,8 +9,6 @@
 //!
 //! Source: <https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/>.
 
-#[cfg(test)]
-mod tests;
 mod update;
 
 use std::collections::BTreeMap;
@@ -70,7 +68,7 @@ struct Place<'a> {
 }
 
 /// Decides about one DaemonSet.
-pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan {
+pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     let set = view.set.as_ref();
     let mut plan = Plan::default();
     let chosen = selector(Some(&set.spec.selector));
@@ -92,7 +90,7 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
         }
     };
     let places = places(set, &view.nodes, &pods);
-    place(set, &places, &pods, &present, attempt, &mut plan);
+    place(set, &places, &pods, &present, &mut plan);
     update::roll(set, &places, hash_of(&present), now, &mut plan);
     let status = status(set, &places, hash_of(&present), now, &mut plan);
     if set.status.as_ref() != Some(&status) {
@@ -156,14 +154,7 @@ fn target_of(pod: &Pod) -> Option<&str> {
 }
 
 /// Creates what is missing and deletes what is too much.
-fn place(
-    set: &DaemonSet,
-    places: &[Place<'_>],
-    pods: &[Arc<Pod>],
-    present: &ControllerRevision,
-    attempt: &Attempt,
-    plan: &mut Plan,
-) {
+fn place(set: &DaemonSet, places: &[Place<'_>], pods: &[Arc<Pod>], present: &ControllerRevision, plan: &mut Plan) {
     // A pod that has failed makes way for the next; its node keeps the back-off.
     for pod in pods.iter().filter(|pod| is_finished(pod) && !is_terminating(&***pod)) {
         let message = format!(
@@ -197,11 +188,6 @@ fn place(
     plan.why = format!("{} nodes, {} without their pod", places.len(), missing.len());
     for node in missing.into_iter().take(BURST_MAX) {
         plan.push(Action::Create(Object::of(&pod(set, name(node), hash_of(present)))));
-    }
-    if attempt.failures == 1
-        && let Some(message) = attempt.error.clone()
-    {
-        plan.push(Action::Note(Note { regarding: reference(set), warning: true, reason: "FailedCreate", message }));
     }
 }
 
@@ -317,11 +303,11 @@ impl Controller for DaemonSets {
         });
     }
 
-    fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
+    fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let Some(set) = caches.daemon_sets.get_key(key) else { return Plan::nothing("it is gone") };
         let chosen = selector(Some(&set.spec.selector));
         let pods = candidates(&caches.pods, &*set, &chosen);
         let revisions = candidates(&caches.revisions, &*set, &chosen);
-        reconcile(&View { set, nodes: caches.nodes.list(), pods, revisions }, attempt, now.wall)
+        reconcile(&View { set, nodes: caches.nodes.list(), pods, revisions }, now.wall)
     }
 }

@@ -204,7 +204,8 @@ fn create(view: &View, sets: &Sets, plan: &mut Plan) {
     }
 }
 
-/// Gives a ReplicaSet its size and the notes by which a later look can tell that the Deployment was scaled.
+/// Gives a ReplicaSet its size and the notes by which a later look can tell that the Deployment was scaled. The revision
+/// guards it: a size that was computed from an old view of the set must not undo what another look, or another process, did.
 fn resize(deployment: &Deployment, set: &ReplicaSet, size: i32, plan: &mut Plan) {
     let before = rollout::size(set);
     let own = set.metadata.annotations.clone().unwrap_or_default();
@@ -214,7 +215,7 @@ fn resize(deployment: &Deployment, set: &ReplicaSet, size: i32, plan: &mut Plan)
     if size == before && (notes.is_empty() || size == 0) {
         return;
     }
-    let mut patch = json!({"metadata": {"uid": uid(set)}});
+    let mut patch = json!({"metadata": {"uid": uid(set), "resourceVersion": set.metadata.resource_version}});
     if !notes.is_empty() {
         patch["metadata"]["annotations"] = json!(notes);
     }

@@ -40,17 +40,17 @@ impl Play {
     }
 
     fn deployment(&self) -> Arc<Deployment> {
-        self.world.caches.deployments.get("shop", "web").unwrap()
+        self.world.caches().deployments.get("shop", "web").unwrap()
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
-        let mut pods = self.world.caches.pods.list();
+        let mut pods = self.world.caches().pods.list();
         pods.sort_by_key(|pod| name(&**pod).to_owned());
         pods
     }
 
     fn sets(&self) -> Vec<Arc<ReplicaSet>> {
-        let mut sets = self.world.caches.replica_sets.list();
+        let mut sets = self.world.caches().replica_sets.list();
         sets.sort_by_key(|set| revision::of(set));
         sets
     }
@@ -93,7 +93,7 @@ impl Play {
         for _ in 0..20_000 {
             idle = if self.step() { 0 } else { idle + 1 };
             each(self);
-            if idle > 60 {
+            if idle > 300 {
                 return;
             }
         }
@@ -300,7 +300,7 @@ fn orphans_are_adopted() {
     let set = play.sets()[0].clone();
     let mut orphan = ReplicaSet::clone(&set);
     orphan.metadata.owner_references = None;
-    play.world.put(&Object::of(&orphan), None);
+    play.world.put(&Object::of(&orphan));
     let pods = play.pods();
     play.settle(|_| {});
     assert_eq!(play.sets().len(), 1);

@@ -15,8 +15,6 @@ mod count;
 mod failure_policy;
 mod indexes;
 mod pods;
-#[cfg(test)]
-mod tests;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -55,7 +53,7 @@ pub(crate) struct View {
 }
 
 /// Decides about one Job.
-pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan {
+pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     let job = view.job.as_ref();
     let mut plan = Plan::default();
     let spec = job.spec.clone().unwrap_or_default();
@@ -88,11 +86,6 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
     }
     if let Some(left) = verdict::until_deadline(job, now).filter(|_| verdict.is_none()) {
         work.look_again(left.max(Duration::from_millis(10)));
-    }
-    if attempt.failures == 1
-        && let Some(message) = attempt.error.clone()
-    {
-        work.push(Action::Note(Note { regarding: reference(job), warning: true, reason: "FailedCreate", message }));
     }
     if job.status.as_ref() != Some(&status) {
         plan.push(Action::ReplaceStatus(Object::of(&Job { status: Some(status), ..job.clone() })));
@@ -297,7 +290,7 @@ impl Controller for Jobs {
         wiring.on(&caches.pods, |change, caches| concerned(change, &caches.jobs, chosen));
     }
 
-    fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
+    fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let job = caches.jobs.get_key(key);
         // Pods of a Job that is gone, or of an earlier one of its name, wait for nobody.
         let orphans = caches.pods.filter(|pod| {
@@ -311,7 +304,7 @@ impl Controller for Jobs {
             None => Plan::nothing("it is gone"),
             Some(job) => {
                 let pods = candidates(&caches.pods, &*job, &chosen(&job));
-                reconcile(&View { job, pods }, attempt, now.wall)
+                reconcile(&View { job, pods }, now.wall)
             }
         };
         plan.actions.extend(released);

@@ -324,7 +324,8 @@ impl Controller for NodeLifecycle {
         });
         let pace = if verdict == Verdict::Dead { self.pace(caches, &judge, &node, now) } else { Pace::Normal };
         drop(judge);
-        let pods = caches.pods.filter(|pod| node_of(pod) == key.name);
+        let mut pods = caches.pods.filter(|pod| node_of(pod) == key.name);
+        pods.sort_by_cached_key(|pod| ObjectKey::of(&**pod));
         let mut plan = reconcile(&View { node, verdict, pods, pace: pace.clone(), silence }, now.wall);
         if pace != Pace::Normal {
             plan.look_again(PACE_INTERVAL);

@@ -10,39 +10,15 @@ use mainstay_informer::ObjectKey;
 use mainstay_scheduler::core::{NodeFacts, PodFacts, Snapshot};
 use serde_json::json;
 
-use super::store::{Refused, Store};
 use crate::action::{Action, Attempt, Now, Plan};
-use crate::caches::Caches;
 use crate::driver::{Clock, Controller};
 use crate::node_lifecycle::{NodeLifecycle, renewals};
-use crate::object::{is_finished, is_terminating, node_of};
+use crate::object::{is_active, is_finished, is_terminating, name, node_of, uid};
 use crate::settings::HeartbeatSettings;
+use crate::testing::sight::Sight;
+use crate::testing::store::{Refused, Store};
 
-/// What a process sees, late.
-#[derive(Default)]
-pub(super) struct Sight {
-    pub(super) caches: Caches,
-    cursors: BTreeMap<String, usize>,
-    /// How late, by kind, in milliseconds.
-    pub(super) lags: HashMap<String, u64>,
-}
-
-impl Sight {
-    fn catch_up(&mut self, store: &Store, now: u64) {
-        for (kind, log) in &store.logs {
-            let lag = self.lags.get(kind).copied().unwrap_or(0);
-            let cursor = self.cursors.entry(kind.clone()).or_default();
-            while let Some((time, key, value)) = log.get(*cursor).filter(|(time, ..)| time + lag <= now) {
-                let _ = time;
-                match value {
-                    Some(value) => self.caches.observe(kind, value.clone()),
-                    None => self.caches.observe_deleted(kind, key),
-                }
-                *cursor += 1;
-            }
-        }
-    }
-}
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) struct Manager {
     pub(super) sight: Sight,
@@ -68,7 +44,7 @@ impl Manager {
         let monotonic = Duration::from_secs_f64((now - self.started) as f64 * self.rate / 1000.0);
         self.lifecycle.judge.lock().unwrap().judge(monotonic, &renewals(&self.sight.caches));
         let now = Now { wall, monotonic };
-        for _ in 0..6 {
+        for _ in 0..8 {
             if self.look(store, now, random) == Some(true) {
                 return;
             }
@@ -83,12 +59,14 @@ impl Manager {
                 store.objects.keys().filter(|(own, _)| own == kind).map(|(_, key)| key).collect();
             random.choice(keys).cloned()
         };
-        let (name, key) = match random.u8(0..7) {
+        let (name, key) = match random.u8(0..10) {
             0 => ("deployment", any("Deployment", random)?),
             1 => ("replicaset", any("ReplicaSet", random)?),
             2 => ("statefulset", any("StatefulSet", random)?),
             3 => ("job", any("Job", random)?),
             4 => ("budget", any("PodDisruptionBudget", random)?),
+            5 => ("daemonset", any("DaemonSet", random)?),
+            6 => ("endpoints", any("Service", random)?),
             _ => ("node", any("Node", random)?),
         };
         let attempt = self.attempts.entry(format!("{name}/{key}")).or_default().clone();
@@ -97,6 +75,8 @@ impl Manager {
             "replicaset" => crate::replica_set::ReplicaSets.plan(&caches, &key, &attempt, now),
             "statefulset" => crate::stateful_set::StatefulSets.plan(&caches, &key, &attempt, now),
             "job" => crate::job::Jobs.plan(&caches, &key, &attempt, now),
+            "daemonset" => crate::daemon_set::DaemonSets.plan(&caches, &key, &attempt, now),
+            "endpoints" => crate::endpoint_slice::EndpointSlices.plan(&caches, &key, &attempt, now),
             "budget" => crate::disruption_budget::DisruptionBudgets.plan(&caches, &key, &attempt, now),
             _ => self.lifecycle.plan(&caches, &key, &attempt, now),
         };
@@ -160,8 +140,8 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Binds every waiting pod it sees.
-    pub(super) fn step(&mut self, store: &mut Store, now: u64) {
+    /// Binds every waiting pod it sees; the error says whose spread that would break.
+    pub(super) fn step(&mut self, store: &mut Store, now: u64) -> Result<(), String> {
         self.sight.catch_up(store, now);
         let pods = self.sight.caches.pods.list();
         let mut waiting: Vec<Arc<Pod>> = Vec::new();
@@ -183,7 +163,7 @@ impl Scheduler {
             }
         }
         if waiting.is_empty() {
-            return;
+            return Ok(());
         }
         for node in self.sight.caches.nodes.list() {
             snapshot.put_node(NodeFacts::of(&node));
@@ -191,6 +171,7 @@ impl Scheduler {
         waiting.sort_by_key(|pod| pod.metadata.name.clone());
         for pod in waiting {
             let Ok(node) = snapshot.schedule(&PodFacts::of(&pod)) else { continue };
+            self.check_spread(&pod, &node)?;
             let id = ("Pod".to_owned(), ObjectKey::of(&*pod));
             let unbound = store.objects.get(&id).is_some_and(|now| now["spec"]["nodeName"].is_null());
             let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -201,7 +182,40 @@ impl Scheduler {
             });
             if bound.is_ok() && unbound {
                 self.assumed.insert(uid, node);
+            } else {
+                // As the driver does: what was not bound does not count for the next.
+                snapshot.remove_pod(&PodFacts::of(&pod).key);
             }
         }
+        Ok(())
+    }
+
+    /// Counts again, in the plainest way, what the choice of a node means for a hard spread over zones.
+    fn check_spread(&self, pod: &Pod, node: &str) -> Result<(), String> {
+        let app = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get("app").cloned());
+        let spreads = pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.clone()).unwrap_or_default();
+        if !spreads.iter().any(|spread| spread.when_unsatisfiable == "DoNotSchedule") {
+            return Ok(());
+        }
+        let zone = |node: &str| self.sight.caches.nodes.get("", node)?.metadata.labels.as_ref()?.get(ZONE).cloned();
+        let mut counts: BTreeMap<String, i32> = BTreeMap::new();
+        for node in self.sight.caches.nodes.list() {
+            counts.entry(zone(name(&*node)).unwrap_or_default()).or_insert(0);
+        }
+        let counted = |other: &Pod| app(other) == app(pod) && is_active(other);
+        for other in self.sight.caches.pods.filter(counted) {
+            let assumed = self.assumed.get(uid(&*other)).map(String::as_str);
+            let at = Some(node_of(&other)).filter(|node| !node.is_empty()).or(assumed);
+            if let Some(count) = at.and_then(zone).and_then(|zone| counts.get_mut(&zone)) {
+                *count += 1;
+            }
+        }
+        let least = counts.values().copied().min().unwrap_or(0);
+        let here = zone(node).and_then(|zone| counts.get(&zone).copied()).unwrap_or(0) + 1;
+        let skew = spreads.iter().map(|spread| spread.max_skew).min().unwrap_or(0);
+        if here - least > skew {
+            return Err(format!("{} was bound to {node}, whose zone has {here} now, another {least}", name(pod)));
+        }
+        Ok(())
     }
 }

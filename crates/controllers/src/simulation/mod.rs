@@ -6,8 +6,12 @@
 //! - no two machines run pods of one StatefulSet identity at the same time, in the simulation's own, true time, though no
 //!   clock in it runs at the same rate;
 //! - evictions never leave fewer ready pods than the budget says (in runs whose machines stay well, with one controller);
+//! - a roll never leaves fewer ready pods than the strategy says (in such runs, too; those in which pods are evicted do not
+//!   roll, because a budget says nothing about rolls);
+//! - no pod is bound where the spread it asks for would be worse than its skew allows, by what the scheduler could see;
 //!
-//! and when the faults are over, everything comes to be as it was asked for, and every result of the Job counts once.
+//! and when the faults are over, everything comes to be as it was asked for, in the template asked for last, the endpoints are
+//! the ready pods, and every result of the Job counts once.
 //!
 //! `MAINSTAY_SEEDS=2000 cargo test -p mainstay-controllers --release simulation` runs more seeds, `MAINSTAY_SEED=n` one.
 
@@ -15,18 +19,18 @@
 
 mod manager;
 mod node;
-mod store;
 
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use mainstay_informer::ObjectKey;
 use mainstay_model::fencing;
+use mainstay_model::workload::is_pod_ready;
 use serde_json::{Value, json};
 
+use crate::testing::store::Store;
 use manager::{Manager, Scheduler};
 use node::Machine;
-use store::Store;
 
 const SEEDS: u64 = 100;
 const STEP_MS: u64 = 50;
@@ -36,7 +40,11 @@ const END_MS: u64 = 90_000;
 const MIN_AVAILABLE: usize = 2;
 const WEB: u64 = 4;
 const DB: u64 = 3;
+const FRONT: u64 = 5;
+const NODES: u64 = 6;
 const COMPLETIONS: u64 = 4;
+/// Ready pods that a roll of `web` leaves: a quarter of four may be missing.
+const ROLL_READY: usize = 3;
 
 struct Run {
     random: Rng,
@@ -46,6 +54,10 @@ struct Run {
     scheduler: Scheduler,
     /// Machines and links stay well.
     calm: bool,
+    /// When the templates change, if they do.
+    rolls_at: Option<u64>,
+    /// Ready pods of `web` are counted from when all had been there first.
+    was_whole: bool,
     now: u64,
 }
 
@@ -57,18 +69,23 @@ impl Run {
     fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let mut rate = || 1.0 + (random.f64() * 2.0 - 1.0) * fencing::DRIFT * 0.99;
-        let machines = (0..6).map(|i| Machine::new(format!("node-{i}"), rate())).collect();
+        let machines = (0..NODES).map(|i| Machine::new(format!("node-{i}"), rate())).collect();
         let mut managers = vec![Manager::new(0, rate())];
         if seed % 3 == 1 {
             managers.push(Manager::new(0, rate()));
         }
+        let calm = seed.is_multiple_of(4) && seed % 3 != 1;
+        let rolls = if calm { seed.is_multiple_of(8) } else { !seed.is_multiple_of(5) };
+        let rolls_at = rolls.then(|| random.u64(40..160) * STEP_MS);
         let mut run = Self {
             random,
             store: Store::default(),
             machines,
             managers,
             scheduler: Scheduler::default(),
-            calm: seed.is_multiple_of(4) && seed % 3 != 1,
+            calm,
+            rolls_at,
+            was_whole: false,
             now: 0,
         };
         run.begin();
@@ -77,7 +94,7 @@ impl Run {
 
     fn begin(&mut self) {
         let mut create = |kind: &str, value: Value| drop(self.store.create(kind, value, wall(0)).unwrap());
-        for i in 0..6 {
+        for i in 0..NODES {
             let name = format!("node-{i}");
             create(
                 "Node",
@@ -95,8 +112,9 @@ impl Run {
             );
         }
         let template = |app: &str| {
-            let spread = json!([{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": {"app": app}}}]);
+            let unsatisfiable = if app == "front" { "DoNotSchedule" } else { "ScheduleAnyway" };
+            let spread = json!([{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
+                "whenUnsatisfiable": unsatisfiable, "labelSelector": {"matchLabels": {"app": app}}}]);
             json!({"metadata": {"labels": {"app": app}}, "spec": {"topologySpreadConstraints": spread,
                 "restartPolicy": if app == "job" { "Never" } else { "Always" },
                 "containers": [{"name": "main", "image": "v1"}]}})
@@ -109,8 +127,15 @@ impl Run {
             create(kind, json!({"metadata": {"name": app, "namespace": "shop"}, "spec": own}));
         };
         workload("Deployment", "web", json!({"replicas": WEB}));
+        workload("Deployment", "front", json!({"replicas": FRONT}));
+        workload("DaemonSet", "log", json!({}));
         workload("StatefulSet", "db", json!({"replicas": DB, "podManagementPolicy": "Parallel", "serviceName": "db"}));
         workload("Job", "job", json!({"completions": COMPLETIONS, "parallelism": 2, "backoffLimit": 1000}));
+        create(
+            "Service",
+            json!({"metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}),
+        );
         create(
             "PodDisruptionBudget",
             json!({"metadata": {"name": "web", "namespace": "shop"},
@@ -121,7 +146,17 @@ impl Run {
     /// Something goes wrong, now and then.
     fn disturb(&mut self) {
         let (random, now) = (&mut self.random, self.now);
-        let kinds = ["Pod", "Node", "Lease", "ReplicaSet", "StatefulSet", "Job", "PodDisruptionBudget", "Deployment"];
+        let kinds = [
+            "Pod",
+            "Node",
+            "Lease",
+            "ReplicaSet",
+            "StatefulSet",
+            "Job",
+            "PodDisruptionBudget",
+            "Deployment",
+            "DaemonSet",
+        ];
         if random.u32(0..20) == 0 {
             let manager = random.usize(0..self.managers.len());
             let lag = random.u64(0..3_000);
@@ -153,7 +188,7 @@ impl Run {
 
     /// A person who drains now and then.
     fn evict(&mut self) -> Result<(), String> {
-        if self.random.u32(0..10) > 0 {
+        if self.random.u32(0..10) > 0 || (self.calm && self.rolls_at.is_some()) {
             return Ok(());
         }
         let web = self.store.all("Pod").filter(|pod| pod["metadata"]["labels"]["app"] == "web");
@@ -169,8 +204,23 @@ impl Run {
         Ok(())
     }
 
-    /// No identity runs twice.
-    fn check(&self) -> Result<(), String> {
+    /// A person who changes every template.
+    fn roll(&mut self) {
+        for (kind, app) in [("Deployment", "web"), ("Deployment", "front"), ("StatefulSet", "db"), ("DaemonSet", "log")]
+        {
+            let id = (kind.to_owned(), ObjectKey::new("shop", app));
+            let image = |set: &mut Value| set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("v2");
+            self.store.change(&id, &json!({}), image).unwrap();
+        }
+    }
+
+    /// No identity runs twice, and a roll leaves enough.
+    fn check(&mut self) -> Result<(), String> {
+        let ready = self.store.ready("web");
+        self.was_whole |= ready as u64 == WEB;
+        if self.calm && self.rolls_at.is_some() && self.was_whole && ready < ROLL_READY {
+            return Err(format!("the roll has left {ready} ready pods at {}", self.now));
+        }
         let mut running: BTreeMap<&str, (&String, &str)> = BTreeMap::new();
         for machine in &self.machines {
             for (uid, pod) in machine.running().filter(|(_, pod)| pod["metadata"]["labels"]["app"] == "db") {
@@ -193,12 +243,36 @@ impl Run {
         let conditions = job["status"]["conditions"].as_array();
         let complete = conditions.into_iter().flatten().any(|condition| condition["type"] == "Complete");
         let terminating = self.store.all("Pod").any(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
-        number("Deployment", "web", "availableReplicas") == WEB
-            && number("Deployment", "web", "replicas") == WEB
-            && number("StatefulSet", "db", "readyReplicas") == DB
-            && number("Job", "job", "succeeded") == COMPLETIONS
+        let image = if self.rolls_at.is_some() { "v2" } else { "v1" };
+        let is_present =
+            |pod: &Value| pod["metadata"]["labels"]["app"] == "job" || pod["spec"]["containers"][0]["image"] == image;
+        let wanted = [
+            ("Deployment", "web", "availableReplicas", WEB),
+            ("Deployment", "web", "replicas", WEB),
+            ("Deployment", "front", "availableReplicas", FRONT),
+            ("Deployment", "front", "replicas", FRONT),
+            ("StatefulSet", "db", "readyReplicas", DB),
+            ("DaemonSet", "log", "numberAvailable", NODES),
+            ("DaemonSet", "log", "updatedNumberScheduled", NODES),
+            ("Job", "job", "succeeded", COMPLETIONS),
+        ];
+        wanted.iter().all(|(kind, name, field, count)| number(kind, name, field) == *count)
             && complete
             && !terminating
+            && self.store.all("Pod").all(is_present)
+            && self.endpoints_are_the_ready_pods()
+    }
+
+    fn endpoints_are_the_ready_pods(&self) -> bool {
+        let slices =
+            self.store.all("EndpointSlice").flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        let serving = slices.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+        let mut serving: Vec<&Value> = serving.map(|endpoint| &endpoint["targetRef"]["uid"]).collect();
+        let pods = self.store.all("Pod").filter(|pod| pod["metadata"]["labels"]["app"] == "web" && is_pod_ready(pod));
+        let mut ready: Vec<&Value> = pods.map(|pod| &pod["metadata"]["uid"]).collect();
+        serving.sort_by_key(|uid| uid.as_str());
+        ready.sort_by_key(|uid| uid.as_str());
+        serving == ready
     }
 
     fn play(&mut self) -> Result<(), String> {
@@ -212,13 +286,16 @@ impl Run {
             } else if now == FAULTS_MS {
                 self.calm_down();
             }
+            if self.rolls_at == Some(now) {
+                self.roll();
+            }
             for machine in &mut self.machines {
                 machine.step(&mut self.store, now, at);
             }
             for manager in &mut self.managers {
                 manager.step(&mut self.store, now, at, &mut self.random);
             }
-            self.scheduler.step(&mut self.store, now);
+            self.scheduler.step(&mut self.store, now)?;
             self.check()?;
             if now > FAULTS_MS + 9_500 && self.is_settled() {
                 return Ok(());

@@ -8,7 +8,7 @@ use mainstay_informer::ObjectKey;
 use mainstay_model::fencing::{Fence, STOP_AFTER, runs_once};
 use serde_json::{Value, json};
 
-use super::store::Store;
+use crate::testing::store::Store;
 
 /// How long a container takes to start, and to stop, in milliseconds.
 const START_MS: u64 = 200;
@@ -173,7 +173,7 @@ impl Machine {
     }
 
     /// A job's pod has succeeded; any other is ready.
-    fn report(store: &mut Store, id: &super::store::Id, pod: &Value, wall: jiff::Timestamp) {
+    fn report(store: &mut Store, id: &crate::testing::store::Id, pod: &Value, wall: jiff::Timestamp) {
         let is_job = pod["metadata"]["labels"]["app"] == "job";
         let ready = pod["status"]["conditions"][0]["status"] == "True";
         if is_job || !ready {

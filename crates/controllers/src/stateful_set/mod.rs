@@ -12,8 +12,6 @@
 
 mod identity;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,7 +55,7 @@ struct Ranks {
 }
 
 /// Decides about one StatefulSet.
-pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan {
+pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     let set = view.set.as_ref();
     let mut plan = Plan::default();
     let chosen = selector(Some(&set.spec.selector));
@@ -81,11 +79,6 @@ pub(crate) fn reconcile(view: &View, attempt: &Attempt, now: Timestamp) -> Plan 
     identity::own_claims(set, &ranks, &view.claims, &mut plan);
     let report = status::of(set, &ranks, now);
     step(view, &ranks, now, &mut plan);
-    if attempt.failures == 1
-        && let Some(message) = attempt.error.clone()
-    {
-        plan.push(Action::Note(Note { regarding: reference(set), warning: true, reason: "FailedCreate", message }));
-    }
     if set.status.as_ref() != Some(&report) {
         plan.push(status::write(set, report));
     }
@@ -323,7 +316,7 @@ impl Controller for StatefulSets {
         });
     }
 
-    fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
+    fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let Some(set) = caches.stateful_sets.get_key(key) else { return Plan::nothing("it is gone") };
         let chosen = selector(Some(&set.spec.selector));
         // A pod of ours under another controller's name cannot be; one without an ordinal is not ours to adopt.
@@ -335,6 +328,6 @@ impl Controller for StatefulSets {
         };
         let mut claims = caches.claims.filter(own);
         claims.sort_by(|a, b| name(&**a).cmp(name(&**b)));
-        reconcile(&View { set, pods, revisions, claims }, attempt, now.wall)
+        reconcile(&View { set, pods, revisions, claims }, now.wall)
     }
 }

@@ -19,8 +19,6 @@ pub(crate) mod class;
 mod fit;
 pub(crate) mod protection;
 mod provision;
-#[cfg(test)]
-mod tests;
 pub(crate) mod volume;
 
 /// The node the scheduler has chosen for a claim's first pod.

@@ -6,26 +6,38 @@
 //! | line | what it does |
 //! |---|---|
 //! | `apply`, then YAML | writes objects: the spec is replaced, the status stays |
-//! | `KIND NAME` | the controller of the kind looks once: its actions, and why |
+//! | `KIND NAME` | the controller of the kind looks once: what it does, and why ([`super::looks`]) |
 //! | `KIND NAME settle` | it looks until nothing is left to do |
 //! | `start POD`, `fail POD`, `stop POD`, `end POD CODE` | the agent: ready, not ready, stopped, ended |
 //! | `schedule POD NODE` | the scheduler |
-//! | `delete KIND NAME` | a user |
+//! | `silence NODE`, `hear NODE` | the node renews its Lease no more, or again |
+//! | `delete KIND NAME`, `evict POD` | a user |
 //! | `patch KIND NAME JSON` | a user's merge patch |
+//! | `measure NAME 150m 90m` | the metrics of an autoscaler's pods, by name |
 //! | `pass 90s` | time goes by |
+//! | `jump 1h`, `jump -1h` | somebody sets the wall clock |
 //! | `refuse TEXT`, `refuse` | the API server refuses pods with this message, or no more |
+//! | `hold KIND`, `release KIND` | the watch of a kind falls behind, and catches up |
+//! | `meanwhile LINE` | what another does after the next plan is made, before it is carried out |
+//! | `dies 1` | the process dies after so many actions of the next plan, and comes up again |
+//! | `restart` | the process is killed and comes up again |
+//! | `second LINE` | the line is about a second process of controllers, started by mistake |
 //! | `pods`, `show KIND NAME POINTER` | prints pods, or a part of an object |
 //! | `# ...` | a remark |
+//!
+//! In any line `web-@2` is the name of the second ReplicaSet that was made for `web`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::looks::Process;
 use super::*;
-use crate::deployment::Deployments;
-use crate::job::Jobs;
-use crate::replica_set::ReplicaSets;
+
+/// How often renewals are written, and judged.
+const BEAT: Duration = Duration::from_millis(100);
 
 /// Plays every file of a directory below `testdata`.
 pub(crate) fn play(directory: &str) {
@@ -33,6 +45,7 @@ pub(crate) fn play(directory: &str) {
     let mut files: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
+    let mut differing = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         let played = conversation(&text, &file);
@@ -40,13 +53,14 @@ pub(crate) fn play(directory: &str) {
             std::fs::write(&file, played).unwrap();
         } else if played != text {
             let differs = played.lines().zip(text.lines()).position(|(a, b)| a != b).unwrap_or(0);
-            panic!("{} differs from line {}:\n{played}", file.display(), differs + 1);
+            differing.push(format!("{} differs from line {}:\n{played}", file.display(), differs + 1));
         }
     }
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
 fn conversation(text: &str, file: &Path) -> String {
-    let mut player = Player { world: World::new(), attempts: BTreeMap::new() };
+    let mut player = Player::new();
     let mut played = String::new();
     let mut lines = text.lines().peekable();
     while lines.peek().is_some() {
@@ -76,35 +90,116 @@ fn conversation(text: &str, file: &Path) -> String {
 
 struct Player {
     world: World,
-    attempts: BTreeMap<String, Attempt>,
+    processes: Vec<Process>,
+    /// Nodes that renew nothing.
+    silent: BTreeSet<String>,
 }
 
 impl Player {
+    fn new() -> Self {
+        Self { world: World::new(), processes: vec![Process::default()], silent: BTreeSet::new() }
+    }
+
     fn play(&mut self, script: &[&str]) -> String {
         let mut said = String::new();
         let mut lines = script.iter();
         while let Some(line) = lines.next() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words.as_slice() {
-                [] => {}
-                [first, ..] if first.starts_with('#') => {}
-                ["apply"] => {
-                    let rest: Vec<&str> = lines.by_ref().copied().collect();
-                    for document in rest.join("\n").split("\n---\n") {
-                        self.world.apply(serde_saphyr::from_str(document).unwrap());
-                    }
+            if *line == "apply" {
+                let rest: Vec<&str> = lines.by_ref().copied().collect();
+                for document in rest.join("\n").split("\n---\n") {
+                    self.world.apply(serde_saphyr::from_str(document).unwrap());
                 }
-                words => said += &self.command(words, line),
+            } else if let Some(line) = line.strip_prefix("second ") {
+                if self.processes.len() == 1 {
+                    self.processes.push(Process::default());
+                    self.world.restart(1);
+                }
+                said += &self.command(1, line);
+            } else if !line.is_empty() && !line.starts_with('#') {
+                said += &self.command(0, line);
             }
         }
         said
     }
 
-    fn command(&mut self, words: &[&str], line: &str) -> String {
+    fn command(&mut self, process: usize, line: &str) -> String {
+        let line = &self.named(line);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["pass", time] => self.pass(span(time)),
+            ["restart"] => self.restart(process),
+            ["silence", node] => drop(self.silent.insert((*node).to_owned())),
+            ["hear", node] => drop(self.silent.remove(*node)),
+            ["hold", kind] => self.world.hold(process, kind, true),
+            ["release", kind] => self.world.hold(process, kind, false),
+            ["dies", after] => self.world.dies_after = Some(after.parse().unwrap()),
+            ["meanwhile", ..] => {
+                let action = self.action(line.strip_prefix("meanwhile ").unwrap()).unwrap();
+                self.world.meanwhile.push(action);
+            }
+            ["measure", name, figures @ ..] => self.processes[process].measure(&self.world, name, figures),
+            ["garbage", kind, name] => return self.look(process, &["garbage", kind, name]).0,
+            ["show", kind, name, pointer] => {
+                let all = self.world.store.all(kind);
+                let found = all.filter(|one| one["metadata"]["name"].as_str().is_some_and(|own| own.starts_with(name)));
+                let exact = |one: &&Value| one["metadata"]["name"] != *name;
+                let found = found.min_by_key(exact).and_then(|one| one.pointer(pointer).cloned());
+                return format!("{}\n", found.unwrap_or(Value::Null));
+            }
+            ["pods"] => return format!("{}\n", self.world.shown()),
+            _ => {
+                if let Some(action) = self.action(line) {
+                    self.world.act(&action).unwrap();
+                } else if !self.agent(&words, line) {
+                    return self.settle(process, &words, line);
+                }
+            }
+        }
+        String::new()
+    }
+
+    /// The line with `web-@2` as the name of the second ReplicaSet that was made for `web`.
+    fn named(&self, line: &str) -> String {
+        let Some((before, after)) = line.split_once("-@") else { return line.to_owned() };
+        let prefix = format!("{}-", before.rsplit(' ').next().unwrap());
+        let (number, rest) = after.split_at(1);
+        let sets = self.world.store.all("ReplicaSet").map(|set| &set["metadata"]);
+        let mut sets: Vec<(u64, &str)> = sets
+            .filter_map(|meta| {
+                Some((meta["uid"].as_str()?.strip_prefix("uid-")?.parse().ok()?, meta["name"].as_str()?))
+            })
+            .filter(|(_, name)| name.starts_with(&prefix))
+            .collect();
+        sets.sort_unstable();
+        let name = sets[number.parse::<usize>().unwrap() - 1].1;
+        line.replacen(&format!("{prefix}@{number}{rest}"), &format!("{name}{rest}"), 1)
+    }
+
+    /// What a user does.
+    fn action(&self, line: &str) -> Option<Action> {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words.as_slice() {
+            ["delete", kind, name] => Some(Action::delete(target(&self.world, kind, name))),
+            ["patch", kind, name, patch] => {
+                Some(Action::Patch(target(&self.world, kind, name), serde_json::from_str(patch).unwrap()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What happens on nodes and at the API server; whether the line was about that.
+    fn agent(&mut self, words: &[&str], line: &str) -> bool {
         let world = &mut self.world;
         match words {
-            ["pass", time] => world.pass(span(time)),
+            ["jump", time] => match time.strip_prefix('-') {
+                Some(back) => world.now -= span(back),
+                None => world.now += span(time),
+            },
             ["refuse", ..] => world.refuse_pods = line.strip_prefix("refuse ").map(str::to_owned),
+            ["evict", pod] => {
+                let key = ObjectKey::of(&*find(world, pod));
+                world.evict(&key);
+            }
             ["start", pod] => world.start_pod(&find(world, pod)),
             ["fail", pod] => world.change_pod(&find(world, pod), |pod| {
                 pod["status"]["conditions"][0]["status"] = json!("False");
@@ -112,88 +207,88 @@ impl Player {
             ["stop", pod] => world.stop_pod(&find(world, pod)),
             ["end", pod, code] => world.end_pod(&find(world, pod), code.parse().unwrap()),
             ["schedule", pod, node] => world.change_pod(&find(world, pod), |pod| pod["spec"]["nodeName"] = json!(node)),
-            ["pods"] => return format!("{}\n", world.shown()),
-            ["delete", kind, name] => {
-                let target = target(world, kind, name);
-                world.act(&Action::delete(target)).unwrap();
-            }
-            ["patch", kind, name, ..] => {
-                let patch = serde_json::from_str(line.splitn(4, ' ').nth(3).unwrap()).unwrap();
-                let target = target(world, kind, name);
-                world.act(&Action::Patch(target, patch)).unwrap();
-            }
-            ["show", kind, name, pointer] => {
-                let target = target(world, kind, name);
-                let found = world.get(&target).and_then(|value| value.pointer(pointer).cloned());
-                return format!("{}\n", found.unwrap_or(Value::Null));
-            }
-            [kind, name] => return self.look(kind, name).0,
-            [kind, name, "settle"] => {
-                let mut said = String::new();
-                for _ in 0..100 {
-                    let (more, done) = self.look(kind, name);
-                    if done {
-                        return said + &more;
-                    }
-                    said += &more;
-                }
-                panic!("{line}: no rest\n{said}");
-            }
-            other => panic!("not a command: {other:?}"),
+            _ => return false,
         }
-        String::new()
+        true
+    }
+
+    /// Time goes by; nodes that are not silent renew their Leases, and every process judges.
+    fn pass(&mut self, time: Duration) {
+        if self.world.store.all("Lease").next().is_none() {
+            return self.world.pass(time);
+        }
+        let until = self.world.monotonic + time;
+        while self.world.monotonic < until {
+            self.world.pass(BEAT.min(until.saturating_sub(self.world.monotonic)));
+            self.world.renew_leases(&self.silent);
+            for (process, sight) in self.processes.iter().zip(&self.world.sights) {
+                process.judge(self.world.monotonic, &sight.caches);
+            }
+        }
+    }
+
+    fn restart(&mut self, process: usize) {
+        self.processes[process] = Process::default();
+        self.world.restart(process);
+    }
+
+    fn settle(&mut self, process: usize, words: &[&str], line: &str) -> String {
+        let Some((&"settle", words)) = words.split_last() else { return self.look(process, words).0 };
+        let mut said = String::new();
+        for _ in 0..100 {
+            let (more, done) = self.look(process, words);
+            said += &more;
+            if done {
+                return said;
+            }
+        }
+        panic!("{line}: no rest\n{said}");
     }
 
     /// One look: its actions and why; whether there was nothing to do.
-    fn look(&mut self, kind: &str, name: &str) -> (String, bool) {
-        let key = ObjectKey::new("shop", name);
-        let attempt = self.attempts.entry(format!("{kind}/{name}")).or_default();
-        let world = &mut self.world;
-        let plan = match kind {
-            "Deployment" => world.look(&Deployments, &key, attempt),
-            "ReplicaSet" => world.look(&ReplicaSets, &key, attempt),
-            "StatefulSet" => world.look(&crate::stateful_set::StatefulSets, &key, attempt),
-            "DaemonSet" => world.look(&crate::daemon_set::DaemonSets, &key, attempt),
-            "Job" => world.look(&Jobs, &key, attempt),
-            "CronJob" => world.look(&crate::cron_job::CronJobs, &key, attempt),
-            "Claim" => world.look(&crate::storage::claim::Claims::new(Some("/volumes".into())), &key, attempt),
-            "Volume" => world.look(&crate::storage::volume::Volumes, &ObjectKey::new("", name), attempt),
-            "Protect" => world.look(&crate::storage::protection::ClaimProtection, &key, attempt),
-            "Ttl" => world.look(&crate::ttl::TtlAfterFinished, &key, attempt),
-            other => panic!("no controller of {other}"),
-        };
+    fn look(&mut self, process: usize, words: &[&str]) -> (String, bool) {
+        let Look { plan, done, stopped } = self.processes[process].look(&mut self.world, process, words);
         let mut said = String::new();
-        for action in &plan.actions {
-            writeln!(said, "{action}").unwrap();
+        for (index, action) in plan.actions.iter().enumerate() {
+            writeln!(said, "{}{action}", if index < done { "" } else { "not done: " }).unwrap();
         }
-        if let Some(error) = &attempt.error {
-            writeln!(said, "refused: {error}").unwrap();
+        match &stopped {
+            Some(Stopped::Refused(error)) => writeln!(said, "refused: {error}").unwrap(),
+            Some(Stopped::Conflict(target)) => writeln!(said, "conflict: {target} has changed meanwhile").unwrap(),
+            Some(Stopped::Died) => {
+                self.restart(process);
+                said += "the process dies, and comes up again\n";
+            }
+            None => {}
         }
         let again = plan.requeue_after.map_or_else(String::new, |after| format!("; again in {after:?}"));
         writeln!(said, "({}{again})", plan.why).unwrap();
         let idle = plan.actions.iter().all(|action| matches!(action, Action::Note(_)));
-        (said, idle || attempt.error.is_some())
+        (said, idle || matches!(stopped, Some(Stopped::Refused(_))))
     }
 }
 
 fn span(text: &str) -> Duration {
-    let (number, unit) = text.split_at(text.len() - 1);
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
+    let number = text.trim_end_matches(char::is_alphabetic);
+    let millis = match text.strip_prefix(number).unwrap() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
         _ => panic!("no time: {text}"),
     };
-    Duration::from_secs(number.parse::<u64>().unwrap() * factor)
+    Duration::from_millis(number.parse::<u64>().unwrap() * millis)
 }
 
-fn target(world: &World, kind: &str, name: &str) -> Target {
+/// An object by kind and name; the beginning of a name will do.
+pub(super) fn target(world: &World, kind: &str, name: &str) -> Target {
     let resource = mainstay_model::resource::known(kind);
     let namespace = if resource.namespaced { "shop" } else { "" };
     let key = ObjectKey::new(namespace, name);
     let mut target = Target { resource, key, uid: None };
-    if world.get(&target).is_none() && kind == "Pod" {
-        target.key.name = find(world, name).metadata.name.clone().unwrap();
+    if world.get(&target).is_none() {
+        let mut alike = world.store.objects.keys().filter(|(own, key)| own == kind && key.name.starts_with(name));
+        target.key = alike.next().unwrap_or_else(|| panic!("no {kind} {name}")).1.clone();
     }
     target
 }

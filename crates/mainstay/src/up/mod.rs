@@ -164,6 +164,7 @@ fn wanted(args: &UpArgs, data_dir: PathBuf, before: Option<&Instance>) -> Instan
         nodes: args.nodes.or(before.map(|before| before.nodes)).unwrap_or(3),
         zones: args.zones.or(before.map(|before| before.zones)).unwrap_or(3),
         hollow_nodes: args.hollow_nodes.or(before.map(|before| before.hollow_nodes)).unwrap_or(0),
+        tuning: before.map_or_else(|| args.tuning.clone(), |before| args.tuning.or(&before.tuning)),
         audit: args.audit.settings().or_else(|| before.and_then(|before| before.audit.clone())),
     }
 }
@@ -181,6 +182,8 @@ fn difference(before: &Instance, wanted: &Instance) -> Option<&'static str> {
         Some("--hollow-nodes")
     } else if before.audit != wanted.audit {
         Some("--audit-log")
+    } else if before.tuning != wanted.tuning {
+        Some("--rebalance-every, --fill or --node-*-ms")
     } else {
         None
     }

@@ -1,5 +1,5 @@
-//! The API server of the simulation: objects with revisions, compare-and-swap, graceful deletion, finalizers, eviction; and
-//! a log from which everybody's watch is fed, late.
+//! The API server of tests: objects with revisions, compare-and-swap, graceful deletion, finalizers, eviction; and a log from
+//! which everybody's watch ([`super::sight`]) is fed, late.
 
 use std::collections::BTreeMap;
 
@@ -10,35 +10,47 @@ use mainstay_model::selector::LabelSelector;
 use mainstay_model::workload::{is_pod_active, is_pod_ready};
 use serde_json::{Value, json};
 
-use crate::action::{Action, Target};
+use crate::action::{Action, Propagation, Target};
 
-pub(super) type Id = (String, ObjectKey);
+pub(crate) type Id = (String, ObjectKey);
 
 /// Why a request was not carried out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
+    /// It has changed, or another of its name is there.
     Conflict,
     Missing,
     Budget,
+    /// So many have to go first.
+    Remaining(usize),
+}
+
+/// What a watch tells.
+pub(crate) struct Logged {
+    pub(crate) time: u64,
+    pub(crate) revision: u64,
+    pub(crate) key: ObjectKey,
+    /// `None` when it is gone.
+    pub(crate) value: Option<Value>,
 }
 
 #[derive(Default)]
-pub(super) struct Store {
-    pub(super) objects: BTreeMap<Id, Value>,
-    /// By kind: when, which, and the object, `None` when it is gone.
-    pub(super) logs: BTreeMap<String, Vec<(u64, ObjectKey, Option<Value>)>>,
+pub(crate) struct Store {
+    pub(crate) objects: BTreeMap<Id, Value>,
+    /// By kind.
+    pub(crate) logs: BTreeMap<String, Vec<Logged>>,
     /// The present moment, for the log.
-    pub(super) time: u64,
+    pub(crate) time: u64,
     revision: u64,
     names: u64,
 }
 
 impl Store {
-    pub(super) fn get(&self, kind: &str, key: &ObjectKey) -> Option<&Value> {
+    pub(crate) fn get(&self, kind: &str, key: &ObjectKey) -> Option<&Value> {
         self.objects.get(&(kind.to_owned(), key.clone()))
     }
 
-    pub(super) fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.objects.iter().filter(move |((own, _), _)| own == kind).map(|(_, value)| value)
     }
 
@@ -57,10 +69,20 @@ impl Store {
     }
 
     fn note(&mut self, id: &Id, value: Option<Value>) {
-        self.logs.entry(id.0.clone()).or_default().push((self.time, id.1.clone(), value));
+        let logged = Logged { time: self.time, revision: self.revision, key: id.1.clone(), value };
+        self.logs.entry(id.0.clone()).or_default().push(logged);
     }
 
-    pub(super) fn create(&mut self, kind: &str, mut value: Value, now: Timestamp) -> Result<Value, Refused> {
+    /// Writes an object whatever was there, as tests do.
+    pub(crate) fn put(&mut self, id: Id, mut value: Value, now: Timestamp) -> Value {
+        if value["metadata"]["uid"].is_null() {
+            value["metadata"]["uid"] = json!(format!("uid-r{}", self.revision + 1));
+            value["metadata"]["creationTimestamp"] = json!(now.to_string());
+        }
+        self.write(id, value)
+    }
+
+    pub(crate) fn create(&mut self, kind: &str, mut value: Value, now: Timestamp) -> Result<Value, Refused> {
         self.names += 1;
         let meta = &mut value["metadata"];
         if meta["name"].is_null() {
@@ -78,7 +100,7 @@ impl Store {
     }
 
     /// Changes an object whose uid and revision are as `expected` says, where it says anything.
-    pub(super) fn change(
+    pub(crate) fn change(
         &mut self,
         id: &Id,
         expected: &Value,
@@ -95,8 +117,9 @@ impl Store {
         if new["spec"] != old["spec"] {
             new["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
         }
-        let meta = &new["metadata"];
-        let held = meta["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+        let (meta, kubernetes) = (&new["metadata"], &new["spec"]["finalizers"]);
+        let holds = |list: &Value| list.as_array().is_some_and(|all| !all.is_empty());
+        let held = holds(&meta["finalizers"]) || (id.0 == "Namespace" && holds(kubernetes));
         if !meta["deletionTimestamp"].is_null() && meta["deletionGracePeriodSeconds"] == 0 && !held {
             self.remove(id);
             return Ok(new);
@@ -104,7 +127,7 @@ impl Store {
         Ok(self.write(id.clone(), new))
     }
 
-    pub(super) fn delete(
+    pub(crate) fn delete(
         &mut self,
         id: &Id,
         uid: Option<&str>,
@@ -129,7 +152,7 @@ impl Store {
     }
 
     /// As the API server's eviction: one disruption comes off the budget in the same write that grants it.
-    pub(super) fn evict(&mut self, pod: &ObjectKey, now: Timestamp) -> Result<(), Refused> {
+    pub(crate) fn evict(&mut self, pod: &ObjectKey, now: Timestamp) -> Result<(), Refused> {
         let id = ("Pod".to_owned(), pod.clone());
         let object = self.objects.get(&id).ok_or(Refused::Missing)?.clone();
         let covers = |budget: &&Value| {
@@ -152,7 +175,7 @@ impl Store {
     }
 
     /// Ready pods that a selector chooses.
-    pub(super) fn ready(&self, app: &str) -> usize {
+    pub(crate) fn ready(&self, app: &str) -> usize {
         let is_ready = |pod: &&Value| {
             pod["metadata"]["labels"]["app"] == app
                 && is_pod_ready(pod)
@@ -162,7 +185,7 @@ impl Store {
     }
 
     /// One action of a controller; the answer is the object as written, `None` when it is gone.
-    pub(super) fn act(&mut self, action: &Action, now: Timestamp) -> Result<Option<(Target, Option<Value>)>, Refused> {
+    pub(crate) fn act(&mut self, action: &Action, now: Timestamp) -> Result<Option<(Target, Option<Value>)>, Refused> {
         let id = |target: &Target| (target.resource.kind.clone(), target.key.clone());
         let answer =
             |store: &Self, target: &Target| Ok(Some((target.clone(), store.objects.get(&id(target)).cloned())));
@@ -176,7 +199,7 @@ impl Store {
                 self.change(&id(&object.target), &object.value["metadata"], |old| *old = value)?;
                 answer(self, &object.target)
             }
-            Action::ReplaceStatus(object) => {
+            Action::ReplaceStatus(object) | Action::Approve(object) => {
                 let status = object.value["status"].clone();
                 self.change(&id(&object.target), &object.value["metadata"], |old| old["status"] = status)?;
                 answer(self, &object.target)
@@ -185,7 +208,7 @@ impl Store {
                 let new = |old: &mut Value| {
                     let mut patch = patch.clone();
                     for field in ["uid", "resourceVersion"] {
-                        if let Some(meta) = patch["metadata"].as_object_mut() {
+                        if let Some(meta) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
                             meta.remove(field);
                         }
                     }
@@ -194,10 +217,49 @@ impl Store {
                 self.change(&id(target), &patch["metadata"], new)?;
                 answer(self, target)
             }
-            Action::Delete { target, grace_seconds, .. } => {
+            Action::Delete { target, grace_seconds, propagation } => {
+                if *propagation == Propagation::Foreground {
+                    let hold = |value: &mut Value| value["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
+                    self.change(&id(target), &json!({"uid": target.uid}), hold)?;
+                }
                 self.delete(&id(target), target.uid.as_deref(), *grace_seconds == Some(0), now)?;
                 answer(self, target)
             }
+            Action::Scale(target, replicas) => {
+                self.change(&id(target), &json!({}), |old| old["spec"]["replicas"] = json!(replicas))?;
+                answer(self, target)
+            }
+            Action::Finalize(object) => {
+                let left = object.value["spec"]["finalizers"].clone();
+                self.change(&id(&object.target), &object.value["metadata"], |old| old["spec"]["finalizers"] = left)?;
+                answer(self, &object.target)
+            }
+            Action::DeleteSame(target, revision) => {
+                let found = self.objects.get(&id(target)).ok_or(Refused::Missing)?;
+                if found["metadata"]["resourceVersion"] != revision.as_str() {
+                    return Err(Refused::Conflict);
+                }
+                self.delete(&id(target), target.uid.as_deref(), false, now)?;
+                answer(self, target)
+            }
+            other => self.act_on_many(other, now),
+        }
+    }
+
+    /// Deletions of everything, and what is only asked.
+    fn act_on_many(&mut self, action: &Action, now: Timestamp) -> Result<Option<(Target, Option<Value>)>, Refused> {
+        let id = |target: &Target| (target.resource.kind.clone(), target.key.clone());
+        match action {
+            Action::DeleteAll(resource, namespace) => {
+                for key in self.keys_in(&resource.kind, namespace) {
+                    self.delete(&(resource.kind.clone(), key), None, false, now)?;
+                }
+                Ok(None)
+            }
+            Action::ExpectNone(resource, namespace) => match self.keys_in(&resource.kind, namespace).len() {
+                0 => Ok(None),
+                count => Err(Refused::Remaining(count)),
+            },
             Action::ExpectSame(target, revision) => {
                 let found = self.objects.get(&id(target)).ok_or(Refused::Conflict)?;
                 if found["metadata"]["resourceVersion"] == revision.as_str() {
@@ -208,9 +270,15 @@ impl Store {
             }
             Action::ExpectGone(target) => {
                 let uid = self.objects.get(&id(target)).and_then(|found| found["metadata"]["uid"].as_str());
-                if uid.is_some() && uid == target.uid.as_deref() { Err(Refused::Conflict) } else { Ok(None) }
+                let same = uid.is_some_and(|uid| target.uid.as_deref().is_none_or(|wanted| wanted == uid));
+                if same { Err(Refused::Conflict) } else { Ok(None) }
             }
             _ => Ok(None),
         }
+    }
+
+    fn keys_in(&self, kind: &str, namespace: &str) -> Vec<ObjectKey> {
+        let all = self.objects.keys().filter(|(own, key)| own == kind && key.namespace == namespace);
+        all.map(|(_, key)| key.clone()).collect()
     }
 }
