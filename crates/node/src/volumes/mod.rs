@@ -118,8 +118,8 @@ pub fn prepare(
     for volume in spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let place = directory.join(&volume.name);
         let fail = |source| VolumeError::Payload { volume: volume.name.clone(), source };
-        if let Some(empty) = &volume.empty_dir {
-            empty_dir(&place, empty, group)?;
+        if volume.empty_dir.is_some() {
+            empty_dir(&place, group)?;
         } else if let Some(host) = &volume.host_path {
             host_path(host, 0o755)?;
             volumes.insert(volume.name.clone(), Place { path: PathBuf::from(&host.path), read_only: false });
@@ -227,7 +227,7 @@ fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
     fs::set_permissions(root, Permissions::from_mode(found.permissions().mode() & 0o7777 | 0o2770))
 }
 
-fn empty_dir(place: &Path, spec: &core::EmptyDirVolumeSource, group: Option<u32>) -> Result<(), VolumeError> {
+fn empty_dir(place: &Path, group: Option<u32>) -> Result<(), VolumeError> {
     if place.exists() {
         return Ok(());
     }

@@ -162,10 +162,10 @@ fn mount_memory(volume: &MemoryVolume) -> io::Result<()> {
     let mode = if volume.group.is_some() { "2777" } else { "0777" };
     let mut options = format!("mode={mode}");
     if let Some(size) = volume.size_bytes {
-        options.push_str(&format!(",size={size}"));
+        options.extend([",size=", &size.to_string()]);
     }
     if let Some(group) = volume.group {
-        options.push_str(&format!(",gid={group}"));
+        options.extend([",gid=", &group.to_string()]);
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(options.as_str())).map_err(Into::into)
