@@ -42,9 +42,23 @@ pub struct SandboxConfig {
     /// Kernel settings of the sandbox's namespaces, for example `net.core.somaxconn`.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// Volumes in memory, shared by the pod's containers.
+    #[serde(default)]
+    pub memory_volumes: Vec<MemoryVolume>,
     /// Set for a pod that must not run twice: the shim stops it when the node is cut off.
     #[serde(default)]
     pub fence: Option<crate::fence::FenceConfig>,
+}
+
+/// A directory in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryVolume {
+    /// Where, absolute.
+    pub path: PathBuf,
+    /// How much it may hold, in bytes; none for what the kernel allows.
+    pub size_bytes: Option<u64>,
+    /// The group that may write to it, besides root; none lets everybody.
+    pub group: Option<u32>,
 }
 
 /// What kind of thing is mounted into a container.

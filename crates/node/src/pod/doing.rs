@@ -26,6 +26,7 @@ use crate::pod::resize::{Refused, fits};
 use crate::pod::start::{Start, container_id, limits_of};
 use crate::pod::worker::{News, Worker};
 use crate::report;
+use crate::volumes;
 
 /// The wait between attempts to take something down, or to tell the API server of it.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -67,6 +68,7 @@ impl Worker {
             exe: config.exe.clone(),
             hidden: config.hidden.clone(),
             sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+            memory_volumes: volumes::in_memory(self.machine.pod(), &self.dir.volumes()),
             fence: fencing::runs_once(&json!(**self.machine.pod())).then(|| config.fence()),
         }
     }

@@ -17,8 +17,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as core;
-use mainstay_runtime::protocol::Propagation;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use mainstay_runtime::protocol::{MemoryVolume, Propagation};
+use nix::mount::{MntFlags, umount2};
 
 use crate::env::{self, Claim, PodFacts, Sources, expand};
 use crate::volumes::payload::{PayloadError, is_inside};
@@ -118,8 +118,8 @@ pub fn prepare(
     for volume in spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let place = directory.join(&volume.name);
         let fail = |source| VolumeError::Payload { volume: volume.name.clone(), source };
-        if let Some(empty) = &volume.empty_dir {
-            empty_dir(&place, empty, group)?;
+        if volume.empty_dir.is_some() {
+            empty_dir(&place, group)?;
         } else if let Some(host) = &volume.host_path {
             host_path(host, 0o755)?;
             volumes.insert(volume.name.clone(), Place { path: PathBuf::from(&host.path), read_only: false });
@@ -227,24 +227,31 @@ fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
     fs::set_permissions(root, Permissions::from_mode(found.permissions().mode() & 0o7777 | 0o2770))
 }
 
-fn empty_dir(place: &Path, spec: &core::EmptyDirVolumeSource, group: Option<u32>) -> Result<(), VolumeError> {
+fn empty_dir(place: &Path, group: Option<u32>) -> Result<(), VolumeError> {
     if place.exists() {
         return Ok(());
     }
     fs::create_dir_all(place).map_err(disk("create", place))?;
-    if spec.medium.as_deref() == Some("Memory") {
-        let limit =
-            spec.size_limit.as_ref().and_then(|limit| limit.0.parse::<mainstay_model::quantity::Quantity>().ok());
-        let size = limit.filter(|limit| !limit.is_zero()).map(|limit| format!(",size={}", limit.value()));
-        let options = format!("mode=0777{}", size.unwrap_or_default());
-        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))
-            .map_err(|errno| disk("mount tmpfs at", place)(errno.into()))?;
-    }
     if group.is_some() {
         std::os::unix::fs::chown(place, None, group).map_err(disk("give to fsGroup", place))?;
     }
     let mode = if group.is_some() { 0o2777 } else { 0o777 };
     fs::set_permissions(place, Permissions::from_mode(mode)).map_err(disk("set the mode of", place))
+}
+
+/// The volumes of a pod that live in memory: the sandbox mounts them where only the pod sees them.
+///
+/// Source: <https://kubernetes.io/docs/concepts/storage/volumes/#emptydir>.
+pub fn in_memory(pod: &core::Pod, directory: &Path) -> Vec<MemoryVolume> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let of = |volume: &core::Volume| {
+        let spec = volume.empty_dir.as_ref().filter(|spec| spec.medium.as_deref() == Some("Memory"))?;
+        let limit =
+            spec.size_limit.as_ref().and_then(|limit| limit.0.parse::<mainstay_model::quantity::Quantity>().ok());
+        let size_bytes = limit.filter(|limit| !limit.is_zero()).and_then(|limit| u64::try_from(limit.value()).ok());
+        Some(MemoryVolume { path: directory.join(&volume.name), size_bytes, group: group_of(pod) })
+    };
+    volumes.filter_map(of).collect()
 }
 
 /// Source: <https://kubernetes.io/docs/concepts/storage/volumes/#hostpath-volume-types>.

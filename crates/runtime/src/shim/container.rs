@@ -93,7 +93,7 @@ impl Container {
         if !config.working_dir.is_empty() {
             image::make_working_dir(&rootfs, Path::new(&config.working_dir)).map_err(|error| error.to_string())?;
         }
-        check_sources(config)?;
+        check_sources(sandbox, config)?;
         // It holds the environment, and with that secrets.
         let machine = Machine::of(&cgroups);
         let filters = spec::filters(machine, config).map_err(|error| error.to_string())?;
@@ -240,8 +240,19 @@ fn group(sandbox: &SandboxConfig) -> Option<PodCgroup> {
 }
 
 /// `libcontainer` does not say which mount failed, so the usual reason is looked for first.
-fn check_sources(config: &ContainerConfig) -> Result<(), String> {
+fn check_sources(sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<(), String> {
     for mount in config.mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
+        let memory = sandbox.memory_volumes.iter().find(|volume| mount.source.starts_with(&volume.path));
+        if let Some(volume) = memory {
+            // Nobody but the pod sees into it: a sub-path is made here, and must not lead out by a link.
+            let inner = mount.source.strip_prefix(&volume.path).unwrap_or(Path::new(""));
+            image::make_working_dir(&volume.path, inner).map_err(|error| error.to_string())?;
+            let real = |path: &Path| fs::canonicalize(path).unwrap_or_default();
+            let (whole, part) = (real(&volume.path), real(&mount.source));
+            if whole.as_os_str().is_empty() || !part.starts_with(&whole) {
+                return Err(format!("subPath {} leads out of its volume", inner.display()));
+            }
+        }
         if let Err(error) = fs::metadata(&mount.source) {
             return Err(format!("cannot mount {} at {}: {error}", mount.source.display(), mount.destination.display()));
         }

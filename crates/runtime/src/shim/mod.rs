@@ -34,7 +34,8 @@ use crate::cgroup::{CgroupError, Cgroups};
 use crate::fence::{self, FenceConfig};
 use crate::image::{self, ImageError};
 use crate::protocol::{
-    ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, Message, Request, SandboxConfig, Wish,
+    ContainerConfig, ContainerState, ContainerStatus, LINE_BYTES_MAX, MemoryVolume, Message, Request, SandboxConfig,
+    Wish,
 };
 use crate::spec::PidNamespace;
 use attach::Attachment;
@@ -131,6 +132,9 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(failed("separate the pod's mounts"))?;
     image::make_base(&config.dir, &config.hidden)?;
+    for volume in &config.memory_volumes {
+        mount_memory(volume).map_err(|source| ShimError::System { doing: "mount a volume in memory", source })?;
+    }
     let hostname = if config.host_network { &config.node } else { &config.hostname };
     nix::unistd::sethostname(short(hostname)).map_err(failed("set the pod's host name"))?;
     if !config.host_network {
@@ -149,6 +153,18 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
     // Not the agent's habits: what containers create gets the permissions they ask for.
     umask(Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// Here and not on the machine: there a mount would have to find its way to where the pod lives, and somebody would have to
+/// take it away.
+fn mount_memory(volume: &MemoryVolume) -> io::Result<()> {
+    fs::create_dir_all(&volume.path)?;
+    let mode = if volume.group.is_some() { "2777" } else { "0777" };
+    let size = volume.size_bytes.map(|size| format!(",size={size}")).unwrap_or_default();
+    let group = volume.group.map(|group| format!(",gid={group}")).unwrap_or_default();
+    let options = format!("mode={mode}{size}{group}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(options.as_str())).map_err(Into::into)
 }
 
 /// The kernel shall rather kill a container than the shim; where the right to ask for that is missing, it is at least no

@@ -31,6 +31,7 @@ impl World {
             exe: std::env::current_exe().unwrap(),
             hidden: vec![self.directory.path().to_owned()],
             sysctls: vec![],
+            memory_volumes: vec![],
             host_pid: false,
             host_ipc: false,
             share_pid: false,
