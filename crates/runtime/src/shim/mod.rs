@@ -160,13 +160,9 @@ fn become_sandbox(config: &SandboxConfig) -> Result<(), ShimError> {
 fn mount_memory(volume: &MemoryVolume) -> io::Result<()> {
     fs::create_dir_all(&volume.path)?;
     let mode = if volume.group.is_some() { "2777" } else { "0777" };
-    let mut options = format!("mode={mode}");
-    if let Some(size) = volume.size_bytes {
-        options.extend([",size=", &size.to_string()]);
-    }
-    if let Some(group) = volume.group {
-        options.extend([",gid=", &group.to_string()]);
-    }
+    let size = volume.size_bytes.map(|size| format!(",size={size}")).unwrap_or_default();
+    let group = volume.group.map(|group| format!(",gid={group}")).unwrap_or_default();
+    let options = format!("mode={mode}{size}{group}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(options.as_str())).map_err(Into::into)
 }
