@@ -31,6 +31,13 @@ pub(super) fn replicas(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
 }
 
+/// Available pods of the present template, once its ReplicaSet's controller has seen its present size. Before that the count
+/// may be of pods that are on their way out because the set was to be empty: a rollback would take the others away for them.
+fn surely_available(set: &ReplicaSet) -> i32 {
+    let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+    if observed == set.metadata.generation { available(set) } else { 0 }
+}
+
 /// Pods that may be there beyond `replicas`, and pods that may be missing: (`maxSurge`, `maxUnavailable`).
 pub(super) fn limits(deployment: &Deployment) -> (i32, i32) {
     let replicas = replicas(deployment);
@@ -107,7 +114,7 @@ fn rolled(deployment: &Deployment, sets: &Sets) -> Vec<(Arc<ReplicaSet>, i32)> {
         return result;
     }
     let minimum = replicas - limits(deployment).1;
-    let missing = (new_size - available(new)).max(0);
+    let missing = (new_size - surely_available(new)).max(0);
     // Counted by wanted sizes, so that a size just lowered cannot be spent twice before its status follows.
     let mut room = (total - size(new) + new_size - minimum - missing).max(0);
     let mut old: Vec<(Arc<ReplicaSet>, i32)> = sets.old.iter().map(|set| (set.clone(), size(set))).collect();
@@ -117,7 +124,8 @@ fn rolled(deployment: &Deployment, sets: &Sets) -> Vec<(Arc<ReplicaSet>, i32)> {
         *left -= idle;
         room -= idle;
     }
-    let serving: i32 = sets.all().map(|set| available(set).min(size(set))).sum();
+    let serving = sets.old.iter().map(|set| available(set).min(size(set))).sum::<i32>();
+    let serving = serving + surely_available(new).min(size(new));
     let mut spare = (serving - minimum).max(0).min(room);
     for (_, left) in &mut old {
         let gone = (*left).min(spare);
