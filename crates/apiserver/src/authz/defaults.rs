@@ -192,7 +192,7 @@ mod tests {
         let count = |kind: &str| objects.iter().filter(|object| object["kind"] == kind).count();
         assert_eq!(
             (count("ClusterRole"), count("ClusterRoleBinding"), count("Role"), count("RoleBinding")),
-            (32, 13, 4, 4)
+            (33, 14, 4, 4)
         );
         for object in &objects {
             let kind = meta::kind(object);

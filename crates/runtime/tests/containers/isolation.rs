@@ -55,7 +55,7 @@ pub(crate) async fn what_is_seen(world: &World) {
     config.host_network = true;
     let sandbox = Sandbox::create(&config).await.unwrap();
     let (_, lines) = run(&sandbox, &container(&config, "c", "hostname; readlink /proc/self/ns/net")).await;
-    assert_eq!(lines[0], fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
+    assert_eq!(lines[0], config.node);
     assert_eq!(lines[1], fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap());
     sandbox.stop().await.unwrap();
 }
