@@ -93,7 +93,7 @@ pub(super) fn replica_set(faults: &mut Faults, object: &Value) {
 
 pub(super) fn stateful_set(faults: &mut Faults, object: &Value) {
     let Some(spec) = get(object, "spec") else { return faults.required("spec", "") };
-    selector_and_template(faults, spec, "statefulset");
+    selector_and_template(faults, &with_claims(spec), "statefulset");
     lives_for_ever(faults, spec);
     for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         faults.not_negative(spec, "spec", field);
@@ -111,6 +111,24 @@ pub(super) fn stateful_set(faults: &mut Faults, object: &Value) {
             faults.required(format!("spec.volumeClaimTemplates[{i}].metadata.name"), "");
         }
     }
+}
+
+/// The spec as its pods will have it: each claim template is a volume of that name, in place of the template's own.
+fn with_claims(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let claims: Vec<Value> = items(&spec, "volumeClaimTemplates")
+        .iter()
+        .map(meta::name)
+        .filter(|name| !name.is_empty())
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+        .collect();
+    if let Some(pod) = spec.pointer_mut("/template/spec").and_then(Value::as_object_mut)
+        && let Some(volumes) = pod.entry("volumes").or_insert_with(|| json!([])).as_array_mut()
+    {
+        volumes.retain(|volume| claims.iter().all(|claim| claim["name"] != volume["name"]));
+        volumes.extend(claims);
+    }
+    spec
 }
 
 pub(super) fn stateful_set_update(faults: &mut Faults, old: &Value, new: &Value) {

@@ -228,6 +228,24 @@ fn services() {
 }
 
 #[test]
+fn claim_templates_are_volumes_of_the_pods() {
+    let set = |mount: &str| {
+        json!({"spec": {
+            "selector": {"matchLabels": {"a": "b"}},
+            "serviceName": "s",
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": mount, "mountPath": "/data"}]}],
+            }},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+            }}],
+        }})
+    };
+    assert_eq!(create("StatefulSet", set("data")), Vec::<String>::new());
+    assert!(create("StatefulSet", set("other"))[0].contains("volumeMounts[0].name: Not found"));
+}
+
+#[test]
 fn config() {
     cases(
         "ConfigMap",
