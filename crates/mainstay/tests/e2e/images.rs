@@ -156,12 +156,13 @@ fn images_are_pulled_run_as_they_say_exported_imported_and_removed() {
         cluster.wait(&format!("{pod} says why"), || reasons.contains(&reason().as_str()));
     }
 
-    // What is used stays; what is not can be taken out and put in again, without the registry.
+    // A name may go as long as the image has another; what is used stays. What is not used can be taken out and put in
+    // again, without the registry.
     assert!(cluster.ok(&["image", "ls"]).contains(&image));
     let refused = cluster.mainstay(&["image", "rm", &format!("{image}:v1"), &format!("{image}@{digest}")]);
     assert!(!refused.status.success() && text(&refused).contains("in use"), "{}", text(&refused));
     let archive = cluster.dir().join("app.tar");
-    cluster.ok(&["image", "export", &format!("{image}:v1"), archive.to_str().unwrap()]);
+    cluster.ok(&["image", "export", &format!("{image}@{digest}"), archive.to_str().unwrap()]);
     cluster.k(&["delete", "pod", "--all", "--wait"]);
     let remove = || cluster.mainstay(&["image", "rm", &format!("{image}@{digest}")]).status.success();
     cluster.wait("the images are free", remove);
