@@ -59,6 +59,8 @@ pub struct Machine {
     pub(super) initialized: bool,
     pub(super) started_at: Timestamp,
     pub(super) ending: Option<Ending>,
+    /// The time of the last step.
+    stepped_at: Timestamp,
 }
 
 /// The first wait after a failed start of sandbox or container, doubled up to [`START_RETRY_MAX`].
@@ -88,19 +90,22 @@ impl Machine {
             initialized: false,
             started_at,
             ending: None,
+            stepped_at: now,
         }
     }
 
     /// Takes in what happened and says what to do.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
+        self.stepped_at = now;
         let mut actions = Vec::new();
         self.take_in(input, now, &mut actions);
         self.advance(now, &mut actions);
         actions
     }
 
-    /// When [`Input::Tick`] is due, after a step at `now`.
-    pub fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
+    /// When [`Input::Tick`] is due. It may be past: what came due since the last step is due at once, not forgotten.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        let now = self.stepped_at;
         let ending = self.ending.is_some();
         let sandbox = match self.sandbox {
             Sandbox::Absent { retry_at } => retry_at,

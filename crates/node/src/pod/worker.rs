@@ -13,7 +13,6 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -83,8 +82,6 @@ pub struct Worker {
     pub(super) context: Arc<Context>,
     pub(super) dir: PodDir,
     pub(super) machine: Machine,
-    /// When the machine last took a step; what is due is told as of then.
-    stepped_at: Timestamp,
     pub(super) sandbox: Option<Arc<Sandbox>>,
     pub(super) prepared: Arc<Mutex<Prepared>>,
     runtime_events: Option<mpsc::Receiver<SandboxEvent>>,
@@ -115,7 +112,6 @@ impl Worker {
 
     fn with(context: Arc<Context>, dir: PodDir, machine: Machine, desired: watch::Receiver<Desired>) -> Self {
         Self {
-            stepped_at: context.clock.now(),
             context,
             dir,
             machine,
@@ -195,8 +191,7 @@ impl Worker {
     pub async fn run(mut self) {
         self.step(if mainstay_runtime::fence::is_fenced(self.dir.root()) { Input::Fenced } else { Input::Tick });
         while !self.over {
-            // As of the last step: what has come due since then is due at once, not forgotten.
-            let wake = self.machine.next_wake(self.stepped_at);
+            let wake = self.machine.next_wake();
             let wake = wake.map_or(IDLE, |at| self.context.clock.until(at)) + Duration::from_micros(500);
             tokio::select! {
                 biased;
@@ -338,7 +333,6 @@ impl Worker {
 
     pub(super) fn step(&mut self, input: Input) {
         let now = self.context.clock.now();
-        self.stepped_at = now;
         let actions = self.machine.step(input, now);
         self.remember();
         for action in actions {

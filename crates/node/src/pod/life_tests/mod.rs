@@ -305,7 +305,7 @@ fn deletion_during_each_phase() {
             assert_eq!(last, Some(if gone { Action::Forget } else { Action::DeletePod }), "cut {cut}");
             // One start may have been under way already.
             assert!(starts <= 1, "cut {cut}: {starts} starts");
-            assert!(machine.is_over() && machine.next_wake(at(0)).is_none(), "cut {cut}");
+            assert!(machine.is_over() && machine.next_wake().is_none(), "cut {cut}");
         }
     }
 }

@@ -155,7 +155,7 @@ impl World {
 
     /// Lets time pass; every wake-up is a tick.
     pub(super) fn until(&mut self, ms: i64) {
-        while let Some(wake) = self.machine.next_wake(at(self.now_ms)).filter(|wake| *wake <= at(ms)) {
+        while let Some(wake) = self.machine.next_wake().filter(|wake| *wake <= at(ms)) {
             self.now_ms = wake.as_millisecond();
             self.input(Input::Tick);
         }
