@@ -81,11 +81,6 @@ impl Version {
         })
     }
 
-    /// Whether objects are stored as they are in this version.
-    pub fn is_storage(&self) -> bool {
-        self.row.version == self.storage
-    }
-
     /// Its schema as the definition gives it.
     pub fn source(&self) -> &Value {
         &self.source

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Judgement;
-use crate::load::sample::{Failure, Latency, Sample, longest_gap};
+use crate::load::sample::{Latency, Sample, longest_gap};
 use crate::observe::{Endpoints, Mark, Tone};
 use crate::resource::{Objective, Require};
 
@@ -301,11 +301,6 @@ fn by_kind(failed: &[&Sample]) -> BTreeMap<String, u64> {
         *kinds.entry(failure.to_string()).or_default() += 1;
     }
     kinds
-}
-
-/// Failures that are the generator's own.
-pub fn not_sent(samples: &[Sample]) -> usize {
-    samples.iter().filter(|sample| sample.failure == Some(Failure::NotSent)).count()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::load::sample::Failure;
 
 fn sample(due_ms: u64, latency_ms: u32, failure: Option<Failure>) -> Sample {
     Sample { due_us: due_ms * 1000, latency_us: latency_ms * 1000, lag_us: 50, tries: 1, failure }

@@ -46,11 +46,6 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Whether a node can reach it.
-    pub fn is_reachable(&self, node: &NodeModel) -> bool {
-        self.terms.iter().all(|any| any.iter().any(|term| term.matches(&node.name, &node.labels)))
-    }
-
     /// Fixes it to where its first pod was placed.
     pub(crate) fn settle(&mut self, node: &NodeModel, topology: &Topology) {
         if !self.terms.is_empty() {
