@@ -22,7 +22,7 @@ use mainstay_model::{defaults, meta};
 use serde::Serialize;
 use serde_json::Value;
 
-pub use read::{ManifestError, documents, parse, read};
+pub use read::{ManifestError, documents, files, parse, read};
 
 use located::Marks;
 

@@ -1,7 +1,7 @@
 //! Reading files.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub enum ManifestError {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Too large.
     #[error("{path} has {bytes} bytes; files of up to {FILE_BYTES_MAX} are read")]
@@ -70,7 +70,11 @@ pub enum ManifestError {
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Object>, ManifestError> {
     let mut objects = Vec::new();
     for path in paths {
-        for file in files(path)? {
+        let files = files(path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        if files.is_empty() {
+            return Err(ManifestError::Empty(path.clone()));
+        }
+        for file in files {
             objects.extend(parse(&file.display().to_string(), &text(&file)?)?);
         }
     }
@@ -144,7 +148,7 @@ fn text(file: &Path) -> Result<String, ManifestError> {
     let failed = |source| ManifestError::Read { path: file.to_owned(), source };
     if file.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+        io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
         return Ok(text);
     }
     let bytes = fs::metadata(file).map_err(failed)?.len();
@@ -154,18 +158,22 @@ fn text(file: &Path) -> Result<String, ManifestError> {
     fs::read_to_string(file).map_err(failed)
 }
 
-fn files(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
+/// The files that a path stands for: those with manifests of a directory, in the order of their names, or the path itself; `-`
+/// is standard input.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if path.as_os_str() == "-" || !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let failed = |source| ManifestError::Read { path: path.to_owned(), source };
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
         if file.extension().is_some_and(|ext| ["yaml", "yml", "json"].iter().any(|known| ext == *known)) {
             files.push(file);
         }
     }
     files.sort();
-    if files.is_empty() { Err(ManifestError::Empty(path.to_owned())) } else { Ok(files) }
+    Ok(files)
 }

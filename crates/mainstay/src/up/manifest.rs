@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, header};
 use kube::Client;
+use mainstay_check::manifest::files;
 use mainstay_model::meta;
 use mainstay_model::resource::{self, Resource};
 use serde::Deserialize;
@@ -105,7 +106,11 @@ pub struct Manifest {
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     for path in paths {
-        for file in files(path)? {
+        let files = files(path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        if files.is_empty() {
+            return Err(ManifestError::Empty(path.clone()));
+        }
+        for file in files {
             let text = if file.as_os_str() == "-" {
                 let mut text = String::new();
                 std::io::stdin().read_to_string(&mut text).map(|_| text)
@@ -119,22 +124,6 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
     let place = |manifest: &Manifest| ORDER.iter().position(|kind| *kind == manifest.kind).unwrap_or(ORDER.len());
     manifests.sort_by_key(place);
     Ok(manifests)
-}
-
-fn files(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
-    if path.as_os_str() == "-" || !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let failed = |source| ManifestError::Read { path: path.to_owned(), source };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
-        if file.extension().is_some_and(|ext| ["yaml", "yml", "json"].iter().any(|known| ext == *known)) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    if files.is_empty() { Err(ManifestError::Empty(path.to_owned())) } else { Ok(files) }
 }
 
 /// Takes the objects out of a YAML stream; `path` is for messages.
