@@ -1,6 +1,7 @@
 //! Objects made up from the table go to protobuf and come back; bytes made up from nothing are refused or read.
 #![allow(clippy::unwrap_used)]
 
+use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -9,35 +10,22 @@ use super::*;
 use crate::resource::BUILT_IN;
 use crate::schema::{Scalar, Shape};
 
-/// Numbers from a seed (`SplitMix64`).
-struct Seeded(u64);
-
-impl Seeded {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
-    }
+fn one_in(seeded: &mut Rng, n: usize) -> bool {
+    seeded.usize(..n) == 0
 }
 
-fn object(type_name: &str, seeded: &mut Seeded, depth: usize) -> Value {
+fn object(type_name: &str, seeded: &mut Rng, depth: usize) -> Value {
     let Some(message) = fields::message(type_name) else { return json!({}) };
     let mut map = Map::new();
     fill(&message.level, seeded, depth, &mut map);
     Value::Object(map)
 }
 
-fn fill(level: &'static Level, seeded: &mut Seeded, depth: usize, map: &mut Map<String, Value>) {
+fn fill(level: &'static Level, seeded: &mut Rng, depth: usize, map: &mut Map<String, Value>) {
     for node in level.values() {
         match node {
             Node::Embedded(inner) => fill(inner, seeded, depth, map),
-            Node::Field(field) if field.zero == Zero::Filled || (seeded.one_in(depth as u64 + 1) && depth < 12) => {
+            Node::Field(field) if field.zero == Zero::Filled || (one_in(seeded, depth + 1) && depth < 12) => {
                 let made = match (field.union, field.shape) {
                     (Some(union), Shape::Map(_)) => json!({"k": either(union, seeded, depth + 1)}),
                     (Some(union), _) => either(union, seeded, depth + 1),
@@ -50,18 +38,18 @@ fn fill(level: &'static Level, seeded: &mut Seeded, depth: usize, map: &mut Map<
     }
 }
 
-fn either(union: Union, seeded: &mut Seeded, depth: usize) -> Value {
-    let first = seeded.one_in(2);
+fn either(union: Union, seeded: &mut Rng, depth: usize) -> Value {
+    let first = one_in(seeded, 2);
     match union {
-        Union::Allowed if first => json!(seeded.one_in(2)),
+        Union::Allowed if first => json!(one_in(seeded, 2)),
         Union::Schemas if first => json!([object("JSONSchemaProps", seeded, depth)]),
         Union::Names if first => json!(["a", "b"]),
         _ => object("JSONSchemaProps", seeded, depth),
     }
 }
 
-fn value(shape: &'static Shape, seeded: &mut Seeded, depth: usize) -> Value {
-    let number = seeded.next();
+fn value(shape: &'static Shape, seeded: &mut Rng, depth: usize) -> Value {
+    let number = seeded.u64(..);
     match shape {
         Shape::Object(type_name) => object(type_name, seeded, depth),
         Shape::List(item) => (0..=number % 2).map(|_| value(item, seeded, depth)).collect(),
@@ -85,7 +73,7 @@ fn value(shape: &'static Shape, seeded: &mut Seeded, depth: usize) -> Value {
 
 /// What the table can hold of a kind, with its envelope.
 fn made_up(api_version: &str, kind: &str, seed: u64) -> Value {
-    let mut object = object(type_of(api_version, kind).unwrap(), &mut Seeded(seed), 0);
+    let mut object = object(type_of(api_version, kind).unwrap(), &mut Rng::with_seed(seed), 0);
     object["apiVersion"] = json!(api_version);
     object["kind"] = json!(kind);
     object

@@ -9,30 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 const ROUNDS: u64 = 4_000;
 
-/// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
-
 /// Bytes for a seed: some short, some long, some of few different bytes.
 fn input(seed: u64) -> Vec<u8> {
-    let mut random = Random(seed);
-    let length = 1 << random.below(11);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let length = 1 << random.u32(..11);
     let alphabet = b"0123456789.-+eEmkKMGTPin =!,()/abc";
-    let text = random.below(4) == 0;
-    let byte = |_| if text { alphabet[random.below(alphabet.len())] } else { random.next() as u8 };
+    let text = random.u8(..4) == 0;
+    let byte = |_| if text { alphabet[random.usize(..alphabet.len())] } else { random.u8(..) };
     (0..length).map(byte).collect()
 }
 
