@@ -89,11 +89,30 @@ impl Cluster {
         command
     }
 
+    /// `kubectl` with the terminal that `-it` asks for, as a line for the shell.
+    ///
+    /// `timeout` stays in the terminal's foreground group, whether the shell that `script` starts makes way for it
+    /// or not: a group of its own would be stopped as soon as kubectl touches the terminal.
+    pub fn on_terminal(&self, line: &str) -> Command {
+        let kubectl = self.kubectl(&[]);
+        let line = format!("timeout --foreground 60 {} {line}", kubectl.get_program().to_str().unwrap());
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("KUBECONFIG", self.dir().join("kubeconfig"));
+        script
+    }
+
     /// Runs `kubectl` and expects success.
     pub fn k(&self, args: &[&str]) -> String {
         let output = self.kubectl(args).output().unwrap();
         assert!(output.status.success(), "kubectl {args:?} failed:\n{}\n{}", text(&output), self.logs());
         text(&output)
+    }
+
+    /// Applies manifests in YAML or JSON.
+    pub fn apply(&self, manifests: &str) {
+        let file = self.dir().join("manifests.yaml");
+        std::fs::write(&file, manifests).unwrap();
+        self.k(&["apply", "-f", file.to_str().unwrap()]);
     }
 
     /// Objects as JSON.

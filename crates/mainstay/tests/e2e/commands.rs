@@ -53,12 +53,8 @@ fn kubectl_follows_logs_watches_and_executes() {
     assert_eq!(out.lines().collect::<Vec<_>>(), [&pod, &pod]);
     let failed = cluster.kubectl(&["exec", "-n", "shop", &pod, "--", "sh", "-c", "exit 7"]).output().unwrap();
     assert_eq!(failed.status.code(), Some(7));
-    // `script` gives kubectl the terminal that -it asks for.
-    let kubectl = std::env::var("MAINSTAY_KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
-    let line = format!("{kubectl} exec -it -n shop {pod} -- sh -c 'tty -s && echo has-terminal'");
-    let mut script = std::process::Command::new("script");
-    script.args(["-qec", &line, "/dev/null"]).env("KUBECONFIG", cluster.dir().join("kubeconfig"));
-    let output = script.output().unwrap();
+    let line = format!("exec -it -n shop {pod} -- sh -c 'tty -s && echo has-terminal'");
+    let output = cluster.on_terminal(&line).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("has-terminal"), "{output:?}");
 
     let mut follow = cluster.kubectl(&["logs", "-f", "-n", "shop", &pod]).stdout(Stdio::piped()).spawn().unwrap();

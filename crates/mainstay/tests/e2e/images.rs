@@ -108,12 +108,6 @@ fn pod(name: &str, spec: &str) -> String {
     )
 }
 
-fn apply(cluster: &Cluster, manifests: &str) {
-    let file = cluster.dir().join("manifests.yaml");
-    std::fs::write(&file, manifests).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
-}
-
 #[test]
 fn images_are_pulled_run_as_they_say_exported_imported_and_removed() {
     let cluster = Cluster::up(&[]);
@@ -136,7 +130,7 @@ fn images_are_pulled_run_as_they_say_exported_imported_and_removed() {
         pod("never", &format!("containers: [{{name: c, image: '{image}:v3', imagePullPolicy: Never}}]")),
         pod("name", "containers: [{name: c, image: 'Not_A_Name'}]"),
     ];
-    apply(&cluster, &pods.concat());
+    cluster.apply(&pods.concat());
     cluster.k(&["wait", "--for=condition=Ready", "pod/tag", "pod/digest", "pod/root", "--timeout=60s"]);
     let said = cluster.k(&["logs", "tag"]);
     for words in ["uid=101(web) gid=102(web) groups=200(logs)", "good /srv", "hello one"] {
@@ -168,7 +162,7 @@ fn images_are_pulled_run_as_they_say_exported_imported_and_removed() {
     cluster.wait("the images are free", remove);
     drop(registry);
     cluster.ok(&["image", "import", archive.to_str().unwrap(), "--name", "example.test/app:2"]);
-    apply(&cluster, &pod("again", "containers: [{name: c, image: 'example.test/app:2'}]"));
+    cluster.apply(&pod("again", "containers: [{name: c, image: 'example.test/app:2'}]"));
     cluster.k(&["wait", "--for=condition=Ready", "pod/again", "--timeout=60s"]);
 }
 
@@ -190,7 +184,7 @@ fn a_registry_that_wants_a_login_gets_the_one_of_the_pull_secret() {
     ]);
     let of =
         |name, more| pod(name, &format!("{more}containers: [{{name: c, image: '{image}', imagePullPolicy: Always}}]"));
-    apply(&cluster, &(of("with", "imagePullSecrets: [{name: key}], ") + &of("without", "")));
+    cluster.apply(&(of("with", "imagePullSecrets: [{name: key}], ") + &of("without", "")));
     cluster.k(&["wait", "--for=condition=Ready", "pod/with", "--timeout=60s"]);
     let message = || {
         cluster.get(&["pod", "without"])["status"]["containerStatuses"][0]["state"]["waiting"]["message"].to_string()

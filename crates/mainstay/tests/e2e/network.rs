@@ -16,12 +16,6 @@ fn server(name: &str, namespace: &str, more: &str) -> String {
     )
 }
 
-fn apply(cluster: &Cluster, manifests: &str) {
-    let file = cluster.dir().join("manifests.yaml");
-    std::fs::write(&file, manifests).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
-}
-
 /// Waits until asking succeeds, or fails, as it should; a rule takes a moment from the API to the kernel.
 fn reaches(cluster: &Cluster, from: (&str, &str), to: &str, expected: bool) {
     let (namespace, pod) = from;
@@ -45,7 +39,7 @@ fn policies_say_who_may_reach_whom() {
         server("job", "default", ""),
         server("web", "other", ""),
     ];
-    apply(&cluster, &pods.concat());
+    cluster.apply(&pods.concat());
     for namespace in ["default", "other"] {
         cluster.k(&["wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
     }
@@ -55,9 +49,7 @@ fn policies_say_who_may_reach_whom() {
     reaches(&cluster, ("default", "job"), &db, true);
 
     // Closed for all but one, on a named port, through the service too; the node's probes go on.
-    apply(
-        &cluster,
-        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  ingress:\n  - from: [{podSelector: {matchLabels: {app: web}}}]\n    ports: [{port: web}]\n",
+    cluster.apply("---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  ingress:\n  - from: [{podSelector: {matchLabels: {app: web}}}]\n    ports: [{port: web}]\n",
     );
     reaches(&cluster, ("default", "job"), &db, false);
     reaches(&cluster, ("default", "web"), &db, true);
@@ -68,18 +60,14 @@ fn policies_say_who_may_reach_whom() {
     assert!(cluster.pods("default").iter().all(crate::cluster::is_ready));
 
     // Another policy adds to it: who is allowed by one is allowed.
-    apply(
-        &cluster,
-        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: more}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]}]\n",
+    cluster.apply("---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: more}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]}]\n",
     );
     reaches(&cluster, ("other", "web"), &db, true);
     reaches(&cluster, ("default", "job"), &db, false);
 
     // The way out: only to one address, and names.
     let web = address("web");
-    apply(
-        &cluster,
-        &format!(
+    cluster.apply(&format!(
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: out}}\nspec:\n  podSelector: {{matchLabels: {{app: job}}}}\n  policyTypes: [Egress]\n  egress: [{{to: [{{ipBlock: {{cidr: {web}/32}}}}], ports: [{{port: 8000, endPort: 8090}}]}}]\n"
         ),
     );
@@ -94,7 +82,7 @@ fn policies_say_who_may_reach_whom() {
 #[test]
 fn host_ports_and_local_traffic_policies_keep_to_the_node() {
     let cluster = Cluster::up(&[]);
-    apply(&cluster, &server("one", "default", ", hostPort: 18080"));
+    cluster.apply(&server("one", "default", ", hostPort: 18080"));
     cluster.k(&["wait", "--for=condition=Ready", "pod/one", "--timeout=60s"]);
     let service = r#"{"spec":{"type":"NodePort","externalTrafficPolicy":"Local","selector":{"app":"one"},"ports":[{"port":80,"targetPort":8080,"nodePort":30199}]}}"#;
     cluster.k(&["create", "service", "nodeport", "local", "--tcp=80:8080"]);

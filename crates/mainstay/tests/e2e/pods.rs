@@ -44,16 +44,10 @@ spec:
     - {name: vault, mountPath: /vault}
 ";
 
-fn apply(cluster: &Cluster, manifests: &str) {
-    let file = cluster.dir().join("manifests.yaml");
-    std::fs::write(&file, manifests).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
-}
-
 #[test]
 fn files_follow_their_objects_and_volumes_outlive_pods() {
     let cluster = Cluster::up(&[]);
-    apply(&cluster, FILES);
+    cluster.apply(FILES);
     cluster.k(&["wait", "--for=condition=Ready", "pod/files", "--timeout=60s"]);
     let sh = |script: &str| cluster.k(&["exec", "files", "--", "sh", "-c", script]);
     assert_eq!(sh("cat /settings/a /one/a; ls /later"), "11");
@@ -74,7 +68,7 @@ fn files_follow_their_objects_and_volumes_outlive_pods() {
     cluster.k(&["create", "rolebinding", "view", "--clusterrole=view", "--serviceaccount=default:default"]);
     cluster.wait("the role is in force", || sh(call) == "200");
     cluster.k(&["delete", "pod", "files", "--timeout=60s"]);
-    apply(&cluster, FILES);
+    cluster.apply(FILES);
     cluster.k(&["wait", "--for=condition=Ready", "pod/files", "--timeout=60s"]);
     assert_eq!(sh("cat /data/file"), "kept\n");
     let volume = cluster.get(&["pvc", "data"])["spec"]["volumeName"].as_str().unwrap().to_owned();
@@ -116,7 +110,7 @@ spec:
 #[test]
 fn names_are_answered_on_every_node_by_itself() {
     let cluster = Cluster::up(&[]);
-    apply(&cluster, NAMES);
+    cluster.apply(NAMES);
     cluster.k(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
     let ip = cluster.get(&["service", "web"])["spec"]["clusterIP"].as_str().unwrap().to_owned();
     let pod = cluster.get(&["pod", "web"])["status"]["podIP"].as_str().unwrap().to_owned();
@@ -140,7 +134,7 @@ fn names_are_answered_on_every_node_by_itself() {
     let asker = format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: asker}}\nspec:\n  nodeName: {own}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: c, image: mainstay.dev/host, command: [sh, -c, 'while sleep 0.02; do getent ahostsv4 web >/dev/null && echo found || echo lost; done']}}\n"
     );
-    apply(&cluster, &asker);
+    cluster.apply(&asker);
     let asked = || text(&cluster.kubectl(&["logs", "asker"]).output().unwrap());
     cluster.wait("the pod asks", || asked().contains("found\n"));
     cluster.kill("server");
@@ -161,7 +155,7 @@ spec:
   - {name: spin, image: mainstay.dev/host, command: [sh, -c, 'while :; do :; done'],
      resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}}
 ";
-    apply(&cluster, sized);
+    cluster.apply(sized);
     cluster.k(&["wait", "--for=condition=Ready", "pod/busy", "--timeout=60s"]);
     let look = ["cat", "/proc/1/comm"];
     let debug = ["debug", "busy", "--image=mainstay.dev/host", "--target=spin", "-c", "look", "--"];

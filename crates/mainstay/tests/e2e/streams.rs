@@ -55,15 +55,6 @@ fn fed(mut command: Command, input: &[u8]) -> std::process::Output {
     output
 }
 
-/// A `kubectl` command that believes to have a terminal.
-fn on_terminal(cluster: &Cluster, line: &str) -> Command {
-    let kubectl = std::env::var("MAINSTAY_KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
-    let mut script = Command::new("script");
-    script.args(["-qec", &format!("timeout 60 {kubectl} {line}"), "/dev/null"]);
-    script.env("KUBECONFIG", cluster.dir().join("kubeconfig"));
-    script
-}
-
 #[test]
 fn commands_and_copies() {
     let cluster = cluster();
@@ -79,7 +70,7 @@ fn commands_and_copies() {
         let output = command.envs(speech.iter().copied()).output().unwrap();
         assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"out\n"[..], Some(3)));
         assert!(String::from_utf8_lossy(&output.stderr).starts_with("err\n"), "{output:?}");
-        let mut command = on_terminal(&cluster, "exec -it web -c http -- sh -c 'stty size; tty'");
+        let mut command = cluster.on_terminal("exec -it web -c http -- sh -c 'stty size; tty'");
         let said = text(&command.envs(speech.iter().copied()).output().unwrap());
         assert!(said.contains("/dev/pts/"), "{said}");
         for (from, to) in [(there.to_str().unwrap(), "web:/tmp/large"), ("web:/tmp/large", back.to_str().unwrap())] {
@@ -111,7 +102,7 @@ fn attached_to_the_program_itself() {
     // An agent that dies does not take the input with it.
     cluster.kill(&format!("{}", cluster.get(&["pod", "web"])["spec"]["nodeName"].as_str().unwrap()));
     cluster.wait("the program answers again", || {
-        let mut command = on_terminal(&cluster, "attach -it web -c sh");
+        let mut command = cluster.on_terminal("attach -it web -c sh");
         text(&fed_slowly(&mut command, "echo a$((1 + 1))b; tty\n")).contains("a2b")
     });
     assert_eq!(cluster.get(&["pod", "web"])["status"]["containerStatuses"][2]["restartCount"], 0);

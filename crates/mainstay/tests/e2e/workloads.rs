@@ -1,8 +1,6 @@
 //! StatefulSets, DaemonSets, Jobs, CronJobs, rollouts under load, drains; and that what must not run twice does not.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,10 +10,7 @@ use crate::faults::Load;
 
 /// Applies a manifest given as JSON.
 fn apply(cluster: &Cluster, manifest: &Value) {
-    let mut kubectl =
-        cluster.kubectl(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    kubectl.stdin.take().unwrap().write_all(manifest.to_string().as_bytes()).unwrap();
-    assert!(kubectl.wait().unwrap().success(), "{manifest}");
+    cluster.apply(&manifest.to_string());
 }
 
 fn pod_template(app: &str, command: &[&str]) -> Value {
