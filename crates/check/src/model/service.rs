@@ -11,7 +11,7 @@ use crate::manifest::Object;
 
 /// The annotation of a Service: how many ready endpoints are enough, a number or a percentage.
 pub const MINIMUM: &str = "check.mainstay.dev/minimum";
-/// The annotation of a Service: `true` when those who call it try again on another endpoint.
+/// The annotation of a Service: `true` when those who call it try again, with pauses, until a dead endpoint has been noticed.
 pub const RETRIED: &str = "check.mainstay.dev/retried";
 
 /// Something that must go on: a Service, or a workload behind none.

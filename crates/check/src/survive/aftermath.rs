@@ -26,6 +26,8 @@ const DETACH_S: f64 = 360.0;
 pub struct Fate {
     /// How it is over time.
     pub timeline: Timeline,
+    /// What those who call it feel of that: answers, whatever the number of pods.
+    pub answers: Timeline,
     /// When all of its pods are back and it is fine; `None` when that needs a person.
     pub healed_s: Option<f64>,
     /// Whether data that was acknowledged is gone.
@@ -188,11 +190,13 @@ impl Away {
         let gaps: Vec<(usize, Gap)> =
             service.pods.iter().filter_map(|pod| Some((*pod, *self.gaps.get(pod)?))).collect();
         if let Some(why) = service.workloads.iter().find_map(|at| data_lost(model, &model.workloads[*at], lost)) {
-            return Fate { timeline: Timeline::always(State::Down), healed_s: None, is_data_lost: true, why };
+            let timeline = Timeline::always(State::Down);
+            return Fate { answers: timeline.clone(), timeline, healed_s: None, is_data_lost: true, why };
         }
         if gaps.is_empty() {
             return Fate {
                 timeline: Timeline::always(State::Fine),
+                answers: Timeline::always(State::Fine),
                 healed_s: Some(0.0),
                 is_data_lost: false,
                 why: String::new(),
@@ -204,8 +208,8 @@ impl Away {
             Rule::Primary(Some(seconds)) => Some(seconds),
             _ => None,
         });
-        let times = gaps.iter().flat_map(|(_, gap)| [gap.from_s, gap.noticed_s, gap.back_s]).chain(failovers).collect();
-        let timeline = Timeline::sampled(times, |now| {
+        let times = gaps.iter().flat_map(|(_, gap)| [gap.from_s, gap.noticed_s, gap.back_s]).chain(failovers);
+        let state_at = |now: f64, minimum: usize| {
             let ready = self.ready(model, service, now);
             let is_sent_astray = gaps.iter().any(|(_, gap)| gap.from_s <= now && now < gap.noticed_s);
             match ready {
@@ -213,11 +217,14 @@ impl Away {
                 _ if ready < minimum || is_sent_astray && !service.is_retried => State::Degraded,
                 _ => State::Fine,
             }
-        });
+        };
+        let times: Vec<f64> = times.collect();
+        let answers = Timeline::sampled(times.clone(), |now| state_at(now, 1));
+        let timeline = Timeline::sampled(times, |now| state_at(now, minimum));
         let back = gaps.iter().filter(|(_, gap)| !gap.is_excused).map(|(_, gap)| gap.back_s).fold(0.0, f64::max);
         let healed_s = timeline.end_of(State::Degraded).map(|end| end.max(back)).filter(|end| end.is_finite());
         let why = self.explain(model, service, minimum, &timeline);
-        Fate { timeline, healed_s, is_data_lost: false, why }
+        Fate { timeline, answers, healed_s, is_data_lost: false, why }
     }
 
     fn is_ready(&self, pod: usize, now: f64) -> bool {
@@ -372,13 +379,14 @@ fn follow_needs(model: &Model, fates: &mut [Fate]) {
         let mut changed = false;
         for at in 0..model.services.len() {
             for (other, need) in &model.services[at].needs {
-                let theirs = &fates[*other].timeline;
+                let theirs = &fates[*other].answers;
                 if theirs.worst() == State::Fine {
                     continue;
                 }
                 let felt = felt(model, &model.services[at], *need, theirs);
                 let both = fates[at].timeline.worse(&felt);
-                if both == fates[at].timeline {
+                let answers = fates[at].answers.worse(&felt);
+                if both == fates[at].timeline && answers == fates[at].answers {
                     continue;
                 }
                 if felt.severity() > fates[at].timeline.severity() || fates[at].why.is_empty() {
@@ -388,6 +396,7 @@ fn follow_needs(model: &Model, fates: &mut [Fate]) {
                 let healed = both.end_of(State::Degraded).zip(fates[at].healed_s).map(|(end, healed)| end.max(healed));
                 fates[at].healed_s = healed;
                 fates[at].timeline = both;
+                fates[at].answers = answers;
                 changed = true;
             }
         }
