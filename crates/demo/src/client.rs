@@ -1,8 +1,9 @@
-//! Asking another service: one GET, with a time limit, tried twice.
+//! Asking another service: one GET, with a time limit, tried up to four times.
 //!
 //! Every try opens a connection of its own. That costs a round trip inside one machine and buys two things: each
 //! request goes to a freshly chosen pod, and no idle connection to a dead pod is ever used. A GET may be repeated, so
-//! a try that fails in any way is made once more.
+//! a try that fails in any way is made again, after a pause: behind one address the next try may meet the same dead
+//! pod, until somebody has noticed that it is dead. The tries together outlast that for a pod that was killed.
 
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use crate::address::{Address, AddressError};
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long one whole try may take.
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Tries, the first included.
-const TRIES: usize = 2;
+/// Before each further try.
+const PAUSES: [Duration; 3] = [Duration::from_millis(25), Duration::from_millis(75), Duration::from_millis(200)];
 /// Largest answer taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
@@ -48,14 +49,13 @@ pub(crate) enum ClientError {
 
 /// The JSON at `path` of the service at `address`.
 pub(crate) async fn get_json(address: &Address, path: &str) -> Result<serde_json::Value, ClientError> {
-    let mut tries_left = TRIES;
+    let mut pauses = PAUSES.into_iter();
     loop {
-        tries_left -= 1;
         let outcome = timeout(TRY_TIMEOUT, one_try(address, path)).await.unwrap_or(Err(ClientError::AnswerTimeout));
-        match outcome {
-            Err(_) if tries_left > 0 => {}
-            Err(error) => return Err(error),
-            Ok(body) => return Ok(serde_json::from_slice(&body)?),
+        match (outcome, pauses.next()) {
+            (Ok(body), _) => return Ok(serde_json::from_slice(&body)?),
+            (Err(_), Some(pause)) => tokio::time::sleep(pause).await,
+            (Err(error), None) => return Err(error),
         }
     }
 }
