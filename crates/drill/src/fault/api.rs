@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 use super::{EFFECT_PATIENCE, FaultError};
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// How long draining a node may take: PodDisruptionBudgets make it wait for replacements.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
-fn failed(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> FaultError {
+pub(super) fn failed(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> FaultError {
     let doing = doing.into();
     move |source| FaultError::Api { doing, source: Box::new(source) }
 }
 
 /// Asks until the API answers, yes or no: a connection that breaks while a cluster is under stress is no reason to give up.
-async fn insist<T>(doing: &str, mut ask: impl AsyncFnMut() -> kube::Result<T>) -> Result<T, FaultError> {
+pub(super) async fn insist<T>(doing: &str, mut ask: impl AsyncFnMut() -> kube::Result<T>) -> Result<T, FaultError> {
     let since = Instant::now();
     loop {
         match ask().await {
@@ -35,7 +35,7 @@ async fn insist<T>(doing: &str, mut ask: impl AsyncFnMut() -> kube::Result<T>) -
 }
 
 /// Whether the API said that the object is not there.
-fn is_gone(error: &kube::Error) -> bool {
+pub(super) fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn kill_pod(client: &Client, namespace: &str, name: &str) -> Re
     Ok(format!("pod/{namespace}/{name} deleted without grace"))
 }
 
-fn no_effect(fault: String, seen: String) -> FaultError {
+pub(super) fn no_effect(fault: String, seen: String) -> FaultError {
     FaultError::NoEffect { fault, seconds: EFFECT_PATIENCE.as_secs(), seen }
 }
 

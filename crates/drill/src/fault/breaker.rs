@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kube::Client;
+use kube::{Client, ResourceExt as _};
 
 use super::journal::{Journal, Undo};
-use super::{Fault, FaultError, FaultKind, Hands, Machine, Target, TargetSpec, api};
+use super::{Fault, FaultError, FaultKind, Hands, Machine, Target, TargetSpec, api, pressure};
 
 /// The hands, and what they have done.
 pub struct Breaker {
@@ -65,6 +65,12 @@ impl Breaker {
                 self.journal.add(Undo::Uncordon { node: node.clone() })?;
                 api::set_cordon(&self.client, node, true).await?;
                 api::drain(&self.client, node).await
+            }
+            (FaultKind::CpuPressure | FaultKind::MemoryPressure, Target::Node(node)) => {
+                let pod = pressure::pod(fault.kind, node, &fault.settings);
+                let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+                self.journal.add(Undo::Pod { namespace, name })?;
+                pressure::start(&self.client, pod).await
             }
             _ => self.by_machine(fault).await,
         }
@@ -131,6 +137,7 @@ impl Breaker {
             Undo::Template { namespace, name, template } => {
                 api::set_template(&self.client, namespace, name, template).await
             }
+            Undo::Pod { namespace, name } => pressure::end(&self.client, namespace, name).await,
             Undo::Uncordon { node } => api::set_cordon(&self.client, node, false).await,
         }
     }

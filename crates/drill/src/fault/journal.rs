@@ -54,6 +54,13 @@ pub enum Undo {
         /// `spec.template` as it was.
         template: Value,
     },
+    /// Delete a pod that was made.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// Let pods onto the node again.
     Uncordon {
         /// The node.

@@ -10,6 +10,7 @@
 mod api;
 pub mod breaker;
 pub mod journal;
+mod pressure;
 
 use std::fmt;
 use std::time::Duration;
@@ -40,9 +41,9 @@ pub enum FaultKind {
     Loss,
     /// The link is slow.
     Bandwidth,
-    /// Busy processes beside those that are there.
+    /// A pod of busy processes beside those that are there.
     CpuPressure,
-    /// A process that holds memory beside those that are there.
+    /// A pod that holds memory beside those that are there.
     MemoryPressure,
     /// No room on its disk.
     DiskFull,
@@ -135,10 +136,9 @@ impl FaultKind {
                 F::CutIncoming | F::CutOutgoing | F::DnsFailure | F::Delay | F::Loss | F::Bandwidth,
                 T::Node(_) | T::Zone(_),
             ) => Hands::Machine,
-            (F::BadRelease | F::Rollout, T::Deployment(_)) | (F::Drain, T::Node(_)) => Hands::Api,
-            (F::CpuPressure | F::MemoryPressure | F::CertificateExpiry, _) => {
-                Hands::Nobody("this version of Mainstay cannot do it yet")
-            }
+            (F::BadRelease | F::Rollout, T::Deployment(_))
+            | (F::Drain | F::CpuPressure | F::MemoryPressure, T::Node(_)) => Hands::Api,
+            (F::CertificateExpiry, _) => Hands::Nobody("this version of Mainstay cannot do it yet"),
             (F::ClockSkew, _) => Hands::Nobody(
                 "Linux has one wall clock for all processes of a machine (time namespaces shift only the monotonic ones); \
                  set the clock of a machine of its own",
@@ -172,6 +172,7 @@ impl FaultKind {
         let needs = match self {
             Self::Delay => settings.delay_ms.is_none().then_some("delayMs"),
             Self::Loss => settings.loss_percent.is_none_or(|loss| loss > 100).then_some("lossPercent (0 to 100)"),
+            Self::MemoryPressure => settings.megabytes.is_none_or(|size| size == 0).then_some("megabytes"),
             Self::Bandwidth => settings.kbit_per_second.is_none_or(|rate| rate == 0).then_some("kbitPerSecond"),
             _ => None,
         };

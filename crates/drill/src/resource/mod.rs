@@ -116,6 +116,9 @@ pub struct DrillSpec {
 pub struct LoadSpec {
     /// Whom.
     pub target: LoadTarget,
+    /// The `Host` header; by default the name in the URL, `SERVICE.NAMESPACE`, or the first one that the Gateway serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Requests per second.
     pub rate: f64,
     /// How far apart.
@@ -268,6 +271,15 @@ pub struct FaultSettings {
     /// `bandwidth`: kilobits per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kbit_per_second: Option<u32>,
+    /// `cpu-pressure`: busy processes, 2 if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// `memory-pressure`: how much is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub megabytes: Option<u32>,
+    /// `cpu-pressure`, `memory-pressure`: an image with `sh`, `head` and `tail`, where `mainstay.dev/host` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// `bad-release`: merged into the pod template (JSON merge patch) in place of a readiness probe that fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<serde_json::Value>,
