@@ -204,7 +204,7 @@ fn ready_endpoints(slices: &[Arc<EndpointSlice>]) -> BTreeMap<String, usize> {
 }
 
 /// Whether a pod's Ready condition is true and it is not ending.
-pub(crate) fn pod_is_ready(pod: &Pod) -> bool {
+pub fn pod_is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     let ready = conditions.filter(|condition| condition.type_ == "Ready").any(|condition| condition.status == "True");
     ready && pod.metadata.deletion_timestamp.is_none()

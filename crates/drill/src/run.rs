@@ -258,7 +258,7 @@ fn load_plan(drill: &Drill, place: &target::Place) -> Result<LoadPlan, RunError>
     let sessions = load.sessions.as_ref();
     Ok(LoadPlan {
         address: place.address,
-        host: place.host.clone(),
+        host: load.host.clone().unwrap_or_else(|| place.host.clone()),
         rate: load.rate,
         arrivals: load.arrivals,
         routes,

@@ -1,6 +1,7 @@
 //! From what a drill names to what there is: addresses of Services and Gateways, pods, nodes and zones.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::Api;
@@ -13,6 +14,9 @@ use crate::resource::{LedgerTarget, LoadTarget};
 
 /// The label that says a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// How long a Gateway may take to get an address.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whom to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +82,11 @@ async fn lookup(authority: &str) -> Result<SocketAddr, FaultError> {
     found.ok_or_else(|| unusable(authority, "the name has no address"))
 }
 
-/// The load-balancer address of a Service, else its cluster address, with its first port.
-async fn service(client: &Client, name: &str) -> Result<SocketAddr, FaultError> {
+/// The load-balancer address of a Service, `NAMESPACE/NAME`, else its cluster address, with its first port.
+///
+/// # Errors
+/// When there is no such Service, or it has no address or port.
+pub async fn service(client: &Client, name: &str) -> Result<SocketAddr, FaultError> {
     let (namespace, service) = halves(name)?;
     let service = Api::<Service>::namespaced(client.clone(), namespace).get(service).await;
     let service = service.map_err(|error| unusable(name, error.to_string()))?;
@@ -94,19 +101,48 @@ async fn service(client: &Client, name: &str) -> Result<SocketAddr, FaultError> 
     Ok(SocketAddr::new(address, port))
 }
 
-/// The address in a Gateway's status, with the port of its first listener.
+/// The address in a Gateway's status, which may be new and have none yet, with the port of its first listener.
 async fn gateway(client: &Client, name: &str) -> Result<Place, FaultError> {
     let (namespace, gateway) = halves(name)?;
     let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways/{gateway}");
-    let request = http::Request::get(path).body(Vec::new()).map_err(|error| unusable(name, error.to_string()))?;
-    let object: Value = client.request(request).await.map_err(|error| unusable(name, error.to_string()))?;
-    let address = object["status"]["addresses"][0]["value"].as_str();
-    let address = address.ok_or_else(|| unusable(name, "the Gateway has no address in its status yet"))?;
-    let port = object["spec"]["listeners"][0]["port"].as_u64().unwrap_or(80);
-    // A listener for one host serves only that one.
-    let host = object["spec"]["listeners"][0]["hostname"].as_str().unwrap_or(address).to_owned();
+    let since = Instant::now();
+    let (object, address) = loop {
+        let object = object(client, name, &path).await?;
+        match object["status"]["addresses"][0]["value"].as_str().map(str::to_owned) {
+            Some(address) => break (object, address),
+            None if since.elapsed() > ADDRESS_PATIENCE => {
+                return Err(unusable(name, format!("it has no address after {} s", ADDRESS_PATIENCE.as_secs())));
+            }
+            None => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    let listener = &object["spec"]["listeners"][0];
+    let port = listener["port"].as_u64().unwrap_or(80);
+    // A listener or a route for some hosts serves only those.
+    let routes = object_list(client, name, "/apis/gateway.networking.k8s.io/v1/httproutes").await?;
+    let host =
+        listener["hostname"].as_str().or_else(|| routes.iter().find_map(|route| host_of(route, namespace, gateway)));
+    let host = host.unwrap_or(&address).to_owned();
     let address = lookup(&format!("{address}:{port}")).await?;
-    Ok(Place { address, host, shown: format!("gateway {name} at {address}") })
+    Ok(Place { address, shown: format!("gateway {name} at {address}, host {host}"), host })
+}
+
+async fn object(client: &Client, name: &str, path: &str) -> Result<Value, FaultError> {
+    let request = http::Request::get(path).body(Vec::new()).map_err(|error| unusable(name, error.to_string()))?;
+    client.request(request).await.map_err(|error| unusable(name, error.to_string()))
+}
+
+async fn object_list(client: &Client, name: &str, path: &str) -> Result<Vec<Value>, FaultError> {
+    Ok(object(client, name, path).await?["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// The first host that a route serves at this Gateway, if it names one.
+fn host_of<'a>(route: &'a Value, namespace: &str, gateway: &str) -> Option<&'a str> {
+    let own = route["metadata"]["namespace"].as_str()?;
+    let is_parent =
+        |parent: &Value| parent["name"] == gateway && parent["namespace"].as_str().unwrap_or(own) == namespace;
+    route["spec"]["parentRefs"].as_array()?.iter().find(|parent| is_parent(parent))?;
+    route["spec"]["hostnames"].as_array()?.iter().filter_map(Value::as_str).find(|host| !host.starts_with('*'))
 }
 
 /// What a fault's target means now; `any` is drawn. `near` is the namespace whose pods the load reaches.
@@ -164,4 +200,30 @@ fn any_node(observer: &Observer, near: Option<&str>, random: &mut fastrand::Rng)
     nodes.sort();
     nodes.dedup();
     random.choice(&nodes).cloned().ok_or_else(|| unusable("any", "no node runs a ready pod of the service"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_host_is_one_that_the_gateway_serves() {
+        let route = |namespace: &str, parent: Value, hosts: Value| json!({"metadata": {"namespace": namespace}, "spec": {"parentRefs": [parent], "hostnames": hosts}});
+        for (route, host) in [
+            (
+                route("shop", json!({"name": "web"}), json!(["*.example.com", "shop.example.com"])),
+                Some("shop.example.com"),
+            ),
+            (route("other", json!({"name": "web"}), json!(["a.example.com"])), None),
+            (
+                route("other", json!({"name": "web", "namespace": "shop"}), json!(["a.example.com"])),
+                Some("a.example.com"),
+            ),
+            (route("shop", json!({"name": "web"}), Value::Null), None),
+        ] {
+            assert_eq!(host_of(&route, "shop", "web"), host, "{route}");
+        }
+    }
 }

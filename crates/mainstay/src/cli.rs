@@ -48,7 +48,7 @@ pub enum Command {
     Fault(FaultArgs),
     /// Real faults under real load, and what the users saw of them
     #[command(
-        after_help = "Examples:\n  mainstay drill examples/shop             the standard set; starts an instance of its own if none runs\n  mainstay drill -f drill.yaml -o json\n  mainstay drill -f drill.yaml --kubeconfig ~/.kube/config    any cluster: what the API can do\n  mainstay drill diff before.json after.json\n  mainstay drill load http://10.90.120.1/ --rate 1000 --duration 10s\n  mainstay drill undo                      after a drill was killed"
+        after_help = "Examples:\n  mainstay drill examples/shop             the standard set; starts an instance of its own if none runs\n  mainstay drill examples/shop examples/gateway   the same, through the gateway\n  mainstay drill -f drill.yaml -o json\n  mainstay drill -f drill.yaml --kubeconfig ~/.kube/config    any cluster: what the API can do\n  mainstay drill diff before.json after.json\n  mainstay drill load http://10.90.120.1/ --rate 1000 --duration 10s\n  mainstay drill undo                      after a drill was killed"
     )]
     Drill(Box<crate::drill::DrillArgs>),
     /// Images of containers: list, import, export, pull, remove
@@ -63,7 +63,7 @@ pub enum Command {
     Gateway(Box<crate::gateway::GatewayArgs>),
     /// Find what would take it down: place the pods, take every node and zone away, and see what is left
     #[command(
-        after_help = "Examples:\n  mainstay check -f examples/shop                         on three nodes in three zones\n  mainstay check -f app.yaml --nodes 6 --zones 2 --notes  and everything that could be better\n  helm template . | mainstay check -f - --engine kubernetes\n  mainstay check --cluster                                what runs now, where it runs\n  mainstay check -f app.yaml --require survive=node,zone  exit status 1 if a service would be down\n  mainstay check -f app.yaml --fix patches -o html > report.html\n\nExit status: 0 checked, and what is required holds; 1 something required does not hold; 2 could not be checked."
+        after_help = "Examples:\n  mainstay check -f examples/shop                         on three nodes in three zones\n  mainstay check -f app.yaml --nodes 6 --zones 2 --notes  and everything that could be better\n  helm template . | mainstay check -f - --engine kubernetes\n  mainstay check --cluster                                what runs now, where it runs\n  mainstay check -f app.yaml --require survive=node,zone  exit status 1 if a service would be down\n  mainstay check -f examples/shop --verify                then break it, and compare (root)\n  mainstay check -f app.yaml --fix patches -o html > report.html\n\nExit status: 0 checked, and what is required holds; 1 something required does not hold; 2 could not be checked."
     )]
     Check(Box<crate::check::CheckArgs>),
     /// Degrade on purpose: canned answers, older versions or no answers for what is not core, as TrafficPolicies say

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cli::DataDir;
+use crate::drill::resource::ROLE as DRILL;
 use crate::instance::Instance;
 use crate::up::processes;
 use crate::up::supervisor::{self, SuperviseError};
@@ -16,6 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// When there is no instance or something of it does not let itself be removed.
 pub fn run(args: &DataDir) -> Result<(), SuperviseError> {
     let instance = Instance::load(&args.data_dir)?;
+    // A drill that runs undoes what it has broken while there is still somebody to undo it with.
+    if let Some(pid) = processes::find(&instance, DRILL) {
+        processes::end(pid, PATIENCE);
+    }
     if processes::is_supervised(&instance)
         && let Some(pid) = processes::find(&instance, "supervisor")
     {

@@ -165,6 +165,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
         () = crate::definitions::run(client("system:mainstay:definitions")) => {}
         () = crate::gateways::run(client("system:mainstay:gateways")), if !alone => {}
+        () = crate::drill::resource::run(client("system:mainstay:drills"), instance.clone()), if !alone => {}
         () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
         () = crate::hollow::run(client("system:kube-controller-manager"), instance.hollow_nodes), if instance.hollow_nodes > 0 => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}

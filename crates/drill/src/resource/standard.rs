@@ -67,6 +67,7 @@ pub fn drill(name: &str, entry: &Entry) -> Drill {
         spec: DrillSpec {
             load: LoadSpec {
                 target: entry.target.clone(),
+                host: None,
                 rate: RATE,
                 arrivals: Arrivals::Uniform,
                 requests: Vec::new(),

@@ -1,7 +1,8 @@
 //! `mainstay check`: the command line of the survivability check.
 //!
 //! # Exit status
-//! 0: checked, and every `--require` holds. 1: checked, and something required does not hold. 2: could not be checked.
+//! 0: checked, and every `--require` holds. 1: checked, and something required does not hold, or with `--verify` something
+//! came otherwise than predicted. 2: could not be checked.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ use mainstay_check::{FailureKind, Report, Settings, fix, output};
 use serde_json::{Value, json};
 
 use crate::AnyError;
+
+mod verify;
 
 /// Exit status of a check that could not be made.
 const NOT_CHECKED: u8 = 2;
@@ -81,6 +84,9 @@ pub struct CheckArgs {
     /// Write what can be mended by machine into a directory: strategic merge patches, and new objects
     #[arg(long, value_name = "DIRECTORY")]
     pub fix: Option<PathBuf>,
+    /// Then let each single failure happen on an instance of its own (root; minutes), and say where that differs
+    #[arg(long, requires = "files", conflicts_with_all = ["cluster", "topology", "servers"])]
+    pub verify: bool,
     /// Show notes, too
     #[arg(long)]
     pub notes: bool,
@@ -167,7 +173,8 @@ fn checked(args: &CheckArgs) -> Result<bool, AnyError> {
     }
     let mut engine = args.engine;
     let topology = if args.cluster {
-        let (live, is_ours) = crate::small_runtime()?.block_on(live(args))?;
+        let runtime = crate::small_runtime()?;
+        let (live, is_ours) = runtime.block_on(async { live(&client(args).await?).await })?;
         engine = engine.or(Some(if is_ours { EngineName::Mainstay } else { EngineName::Kubernetes }));
         let nodes =
             live.iter().filter(|object| object.kind() == "Node").map(|node| node.written.clone()).collect::<Vec<_>>();
@@ -185,6 +192,9 @@ fn checked(args: &CheckArgs) -> Result<bool, AnyError> {
     };
     let method = Method { seed: args.seed, samples: args.samples };
     let settings = Settings { engine, program_s: args.start_seconds, rates, method };
+    if args.verify {
+        return crate::small_runtime()?.block_on(verify::run(args, &settings));
+    }
     let report = mainstay_check::check(objects, topology, &settings)?;
     show(args, &report)?;
     if let Some(directory) = &args.fix {
@@ -262,12 +272,16 @@ const LIVE: &[(&str, &str, &str)] = &[
     ("/apis/storage.k8s.io/v1/storageclasses", "storage.k8s.io/v1", "StorageClass"),
 ];
 
-/// Everything that counts in a cluster, and whether its nodes are Mainstay's own.
-async fn live(args: &CheckArgs) -> Result<(Vec<Object>, bool), AnyError> {
-    let client = match &args.kubeconfig {
+/// The cluster to look at.
+async fn client(args: &CheckArgs) -> Result<Client, AnyError> {
+    Ok(match &args.kubeconfig {
         Some(file) => crate::client::from_file(file).await?,
         None => Client::try_default().await?,
-    };
+    })
+}
+
+/// Everything that counts in a cluster, and whether its nodes are Mainstay's own.
+async fn live(client: &Client) -> Result<(Vec<Object>, bool), AnyError> {
     let mut all = Vec::new();
     for (path, api_version, kind) in LIVE {
         let mut next = String::new();

@@ -5,6 +5,7 @@
 
 mod machine;
 mod own;
+pub mod resource;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use mainstay_drill::load::measure::{self, MeasureError};
 use mainstay_drill::report::live::Show;
 use mainstay_drill::report::{Report, ReportError, diff, text};
 use mainstay_drill::resource::standard::{self, Entry};
-use mainstay_drill::resource::{self, Drill};
+use mainstay_drill::resource::{Drill, DrillError as DrillFileError, time};
 use mainstay_drill::run::{self, RunError, Setting};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,8 +30,9 @@ use crate::client::{self, ClientError};
 use crate::instance::{self, Instance, InstanceError};
 use crate::up::manifest::{self, Manifest, ManifestError};
 use crate::up::processes::{self, ProcessError};
-use machine::Hands;
-use own::Own;
+pub use machine::Hands;
+pub use own::Own;
+use resource::Told;
 
 /// How long undoing is tried.
 const UNDO_PATIENCE: Duration = Duration::from_secs(20);
@@ -43,11 +45,14 @@ pub struct DrillArgs {
     #[command(subcommand)]
     verb: Option<DrillVerb>,
     /// Manifests whose service gets the standard set: they are applied first
-    #[arg(value_name = "PATH", required_unless_present = "file", conflicts_with = "file")]
-    path: Option<PathBuf>,
+    #[arg(value_name = "PATH", required_unless_present_any = ["file", "resource"], conflicts_with_all = ["file", "resource"])]
+    paths: Vec<PathBuf>,
     /// A Drill (mainstay.dev/v1alpha1) instead of the standard set
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     file: Option<PathBuf>,
+    /// A Drill that is in the cluster; what comes of it goes into its status
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "file")]
+    resource: Option<String>,
     /// Requests per second of the standard set (default 500), or instead of those in the file
     #[arg(long)]
     rate: Option<f64>,
@@ -104,7 +109,7 @@ enum DrillVerb {
         #[arg(long, default_value_t = 100.0)]
         rate: f64,
         /// How long, such as 10s
-        #[arg(long, default_value = "10s", value_parser = resource::time::parse)]
+        #[arg(long, default_value = "10s", value_parser = time::parse)]
         duration: Duration,
         /// Output format
         #[arg(short, long, value_enum, default_value = "text")]
@@ -129,7 +134,7 @@ pub enum DrillError {
     Manifest(#[from] ManifestError),
     /// The Drill.
     #[error(transparent)]
-    Drill(#[from] resource::DrillError),
+    Drill(#[from] DrillFileError),
     /// The file.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -139,8 +144,19 @@ pub enum DrillError {
         source: std::io::Error,
     },
     /// Nothing to drill.
-    #[error("there is no Service of a Deployment in {0}; write a Drill that says what to ask, and name it with -f")]
-    NoEntry(PathBuf),
+    #[error("there is no Service of a Deployment in {}; write a Drill that says what to ask, and name it with -f", shown(.0))]
+    NoEntry(Vec<PathBuf>),
+    /// Not a name.
+    #[error("--resource {0}: write NAMESPACE/NAME")]
+    Key(String),
+    /// The object.
+    #[error("cannot read drill {key}: {source}")]
+    Object {
+        /// Which.
+        key: String,
+        /// What the API said.
+        source: Box<kube::Error>,
+    },
     /// A program could not be started, or there is no free port.
     #[error("cannot start an instance for the drill: {0}")]
     Start(#[source] std::io::Error),
@@ -167,13 +183,17 @@ pub enum DrillError {
     Signals(#[source] std::io::Error),
 }
 
+fn shown(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
 /// Runs `mainstay drill`; answers whether the verdict is good.
 ///
 /// # Errors
 /// When there is no verdict.
 pub async fn run(args: &DrillArgs) -> Result<bool, DrillError> {
     match &args.verb {
-        None => drill(args).await,
+        None => Box::pin(drill(args)).await,
         Some(DrillVerb::Undo { kubeconfig, report, data }) => {
             let cluster = Cluster::find(kubeconfig.as_deref(), &data.data_dir, report).await?;
             println!("{} faults undone", undo(Breaker::new(cluster.client, cluster.machine, &cluster.journal)?).await?);
@@ -209,10 +229,19 @@ async fn undo(mut breaker: Breaker) -> Result<usize, FaultError> {
 
 /// A drill, from what to do to what came of it.
 async fn drill(args: &DrillArgs) -> Result<bool, DrillError> {
-    let drill = wanted(args)?;
+    let file = if args.resource.is_none() { Some(wanted(args)?) } else { None };
     // Held until the end: an own instance is taken down whatever happens.
     let (own, data_dir) = instance_for(args)?;
     let cluster = Cluster::find(args.kubeconfig.as_deref(), &data_dir, &args.report).await?;
+    let told = args.resource.as_ref().map(|key| Told::new(cluster.client.clone(), key)).transpose()?;
+    let drill = match (file, &told) {
+        (Some(drill), _) => drill,
+        (None, Some(told)) => overridden(args, told.read().await?)?,
+        (None, None) => return Err(DrillError::NoEntry(Vec::new())),
+    };
+    if let Some(told) = &told {
+        told.running().await;
+    }
     let show = if args.quiet {
         Show::Silent
     } else if std::io::stderr().is_terminal() {
@@ -227,9 +256,15 @@ async fn drill(args: &DrillArgs) -> Result<bool, DrillError> {
         stop: told_to_stop()?,
         show,
     };
-    let report = run::run(&drill, setting).await?;
+    let result = run::run(&drill, setting).await;
     drop(own);
-    let page = report.write(&args.report)?;
+    let written = result.map_err(DrillError::from).and_then(|report| Ok((report.write(&args.report)?, report)));
+    match (&told, &written) {
+        (Some(told), Ok((page, report))) => told.ended(report, page).await,
+        (Some(told), Err(error)) => told.failed(&error.to_string()).await,
+        (None, _) => {}
+    }
+    let (page, report) = written?;
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
         Output::Text => println!("{}\nreport: {}", text::render(&report), page.display()),
@@ -239,22 +274,30 @@ async fn drill(args: &DrillArgs) -> Result<bool, DrillError> {
 
 /// The drill of the file, or the standard set for the manifests.
 fn wanted(args: &DrillArgs) -> Result<Drill, DrillError> {
-    let mut drill = if let Some(file) = &args.file {
+    let drill = if let Some(file) = &args.file {
         let text = std::fs::read_to_string(file);
         let text = text.map_err(|source| DrillError::Read { path: file.clone(), source })?;
         Drill::parse(&file.display().to_string(), &text)?
     } else {
-        let path = args.path.clone().unwrap_or_default();
-        let manifests = manifest::read(std::slice::from_ref(&path))?;
+        let manifests = manifest::read(&args.paths)?;
         let objects: Vec<_> = manifests.iter().map(Manifest::object).collect();
-        let entry = Entry::among(&objects).ok_or_else(|| DrillError::NoEntry(path.clone()))?;
-        let name = path.file_stem().map_or_else(|| "standard".into(), |name| name.to_string_lossy());
+        let entry = Entry::among(&objects).ok_or_else(|| DrillError::NoEntry(args.paths.clone()))?;
+        let name = args
+            .paths
+            .first()
+            .and_then(|path| path.file_stem())
+            .map_or_else(|| "standard".into(), |name| name.to_string_lossy());
         standard::drill(&name, &entry)
     };
+    overridden(args, drill)
+}
+
+/// With what the command line says instead.
+fn overridden(args: &DrillArgs, mut drill: Drill) -> Result<Drill, DrillError> {
     drill.spec.load.rate = args.rate.unwrap_or(drill.spec.load.rate);
     drill.spec.load.tries = args.tries.unwrap_or(drill.spec.load.tries);
     drill.spec.seed = args.seed.unwrap_or(drill.spec.seed);
-    let sense = |(field, reason)| resource::DrillError::Sense { file: drill.metadata.name.clone(), field, reason };
+    let sense = |(field, reason)| DrillFileError::Sense { file: drill.metadata.name.clone(), field, reason };
     drill.check().map_err(sense)?;
     Ok(drill)
 }
@@ -262,17 +305,17 @@ fn wanted(args: &DrillArgs) -> Result<Drill, DrillError> {
 /// The data directory of the instance to drill, with the manifests applied; one of its own where none runs.
 fn instance_for(args: &DrillArgs) -> Result<(Option<Own>, PathBuf), DrillError> {
     let data_dir = instance::data_dir(&args.data.data_dir)?;
-    let Some(manifests) = args.path.as_deref().filter(|_| args.kubeconfig.is_none()) else {
+    if args.paths.is_empty() || args.kubeconfig.is_some() {
         return Ok((None, data_dir));
-    };
+    }
     let runs = Instance::load(&data_dir).is_ok_and(|instance| processes::is_supervised(&instance));
     if runs {
-        own::apply(&data_dir, manifests)?;
+        own::apply(&data_dir, &args.paths)?;
         return Ok((None, data_dir));
     }
     let own = Own::place();
     eprintln!("no instance runs in {}; starting one in {}", data_dir.display(), own.directory().display());
-    own.start(manifests)?;
+    own.start(&args.paths, &[])?;
     let directory = own.directory().to_owned();
     Ok((Some(own), directory))
 }

@@ -32,15 +32,16 @@ impl Own {
         &self.directory
     }
 
-    /// Starts it with the manifests and waits until all is Ready.
+    /// Starts it with the manifests, and further options of `mainstay up`, and waits until all is Ready.
     ///
     /// # Errors
     /// When there is no free range or it does not come up.
-    pub fn start(&self, manifests: &Path) -> Result<(), DrillError> {
+    pub fn start(&self, manifests: &[PathBuf], options: &[&str]) -> Result<(), DrillError> {
         let (api, network) = (free_api()?, free_network()?);
         let mut command = Command::new(processes::program()?);
         command.args(["up", "--detach", "--quiet", "--api", &api.to_string(), "--network", &network]);
-        finish(command.arg("--data-dir").arg(&self.directory).arg("-f").arg(manifests))
+        command.args(options).arg("--data-dir").arg(&self.directory);
+        finish(command.args(named(manifests)))
     }
 }
 
@@ -66,9 +67,13 @@ impl Drop for Own {
 ///
 /// # Errors
 /// When they cannot be applied.
-pub fn apply(data_dir: &Path, manifests: &Path) -> Result<(), DrillError> {
+pub fn apply(data_dir: &Path, manifests: &[PathBuf]) -> Result<(), DrillError> {
     let mut command = Command::new(processes::program()?);
-    finish(command.args(["up", "--detach", "--quiet"]).arg("--data-dir").arg(data_dir).arg("-f").arg(manifests))
+    finish(command.args(["up", "--detach", "--quiet"]).arg("--data-dir").arg(data_dir).args(named(manifests)))
+}
+
+fn named(manifests: &[PathBuf]) -> impl Iterator<Item = &Path> {
+    manifests.iter().flat_map(|path| [Path::new("-f"), path])
 }
 
 /// What it says goes to this command's own standard error.
