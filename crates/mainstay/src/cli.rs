@@ -96,6 +96,14 @@ pub enum Command {
     /// Keeps the processes of `up` running when it is detached (started by `up`)
     #[command(hide = true)]
     Supervise(DataDir),
+    /// Beside one server of a database: agrees with its peers which of them is the primary
+    #[command(
+        after_help = "Example:\n  mainstay steward --member db-0 --lease db --data /var/lib/db/data --programs /usr/lib/postgresql/15/bin \\\n    --peer db-1=db-1.db:8008,db-1.db:5432 --peer db-2=db-2.db:8008,db-2.db:5432 \\\n    --password-file /etc/db/password --secret-file /etc/db/secret"
+    )]
+    Steward(Box<crate::steward::StewardArgs>),
+    /// Becomes a database server that dies with its steward (started by a steward)
+    #[command(hide = true)]
+    StewardLaunch(RawArgs),
     /// The parent of one pod's containers (started by a node's agent)
     #[command(hide = true)]
     Shim(RawArgs),

@@ -28,6 +28,7 @@ mod server;
 mod snapshot;
 mod state;
 mod status;
+mod steward;
 mod tuning;
 mod up;
 
@@ -54,6 +55,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("shim") => return report(mainstay_runtime::shim::run(&args[2..]).map_err(Into::into).map(|()| true)),
+        // Returns only when the server could not be run.
+        Some("steward-launch") => return report(Err(mainstay_failover::server::launch(&args[2..]).into())),
         Some("shim-exec") => return exit_code(mainstay_runtime::exec::run(&args[2..])),
         _ => {}
     }
@@ -97,6 +100,10 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             runtime.spawn(give_back_code());
             runtime.block_on(node::run(instance, args.name, place))?;
         }
+        Command::Steward(args) => {
+            log_to_stderr();
+            small_runtime()?.block_on(steward::run(*args))?;
+        }
         Command::Supervise(args) => {
             log_to_stderr();
             let instance = Instance::load(&args.data_dir)?;
@@ -105,7 +112,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             runtime.block_on(up::supervise(instance))?;
         }
         // Dispatched in `main`; here only so that `--help` knows them.
-        Command::Check(_) | Command::Shim(_) | Command::ShimExec(_) => {}
+        Command::Check(_) | Command::Shim(_) | Command::ShimExec(_) | Command::StewardLaunch(_) => {}
     }
     Ok(true)
 }

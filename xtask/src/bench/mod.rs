@@ -4,6 +4,7 @@
 
 mod api;
 mod drill;
+mod failover;
 mod faults;
 mod gateway;
 mod memory;
@@ -30,6 +31,8 @@ enum Bench {
     Up(up::UpArgs),
     /// Pods a second that find their nodes: the core alone, and the whole control plane with hollow nodes
     Scheduler(scheduler::SchedulerArgs),
+    /// Three PostgreSQL members and one fault after the other: gaps between acknowledged writes, writes lost
+    Failover(failover::FailoverArgs),
     /// The gateway beside HAProxy and nginx: requests, latency, processor time
     Gateway(gateway::GatewayArgs),
     /// The drill's load generator: how well it keeps its rate, and its latencies beside wrk's
@@ -42,6 +45,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
         Bench::Api(args) => api::run(args),
         Bench::Up(args) => up::run(args),
         Bench::Scheduler(args) => scheduler::run(args),
+        Bench::Failover(args) => failover::run(args),
         Bench::Gateway(args) => gateway::run(args),
         Bench::Drill(args) => drill::run(args),
     }

@@ -11,6 +11,7 @@ mod control_plane;
 mod crash;
 mod drill;
 mod examples;
+mod failover;
 mod faults;
 mod gateway;
 mod images;

@@ -1,0 +1,221 @@
+//! Looking: at the Lease, the peers and the server; taking in what was seen; saying how this member stands.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::{Event, Report, Steward, StewardError};
+use crate::core::{Peer, Plan, Position, Role, Stage, confirms, standing};
+use crate::engine::{Engine, Observation};
+use crate::peer::{Answer, Question, ask};
+
+/// Between two probes of the server.
+const PROBE: Duration = Duration::from_millis(60);
+
+impl<E: Engine + 'static> Steward<E> {
+    /// Starts looking at everything regularly.
+    pub(super) fn look_around(&self) -> Vec<JoinHandle<()>> {
+        let timing = self.settings.policy.timing.clone();
+        let start = self.start;
+        let now = move || start.elapsed().as_millis() as u64 + 1;
+        let (store, events) = (self.store.clone(), self.events.clone());
+        let every = Duration::from_millis((timing.renewal_ms / 4).max(10));
+        let limit = Duration::from_millis(timing.request_ms);
+        let mut tasks = vec![tokio::task::spawn_local(async move {
+            loop {
+                let asked = now();
+                let looked = store.read().await;
+                if events.send(Event::Looked(asked, looked)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(every).await;
+            }
+        })];
+        for (id, address) in self.settings.peers.clone() {
+            let (secret, events) = (self.secret.clone(), self.events.clone());
+            tasks.push(tokio::task::spawn_local(async move {
+                loop {
+                    let asked = now();
+                    let answer = ask(&address.steward, &secret, &Question::Standing, limit).await;
+                    if let Some(Answer::Standing(standing)) = answer
+                        && events.send(Event::Heard(id.clone(), asked, *standing)).await.is_err()
+                    {
+                        return;
+                    }
+                    tokio::time::sleep(every).await;
+                }
+            }));
+        }
+        let (engine, events) = (self.engine.clone(), self.events.clone());
+        let limit = Duration::from_millis(timing.hung_ms);
+        tasks.push(tokio::task::spawn_local(async move {
+            loop {
+                let asked = now();
+                let seen = engine.probe(limit).await;
+                if let Err(error) = &seen {
+                    tracing::trace!(%error, "the server does not answer");
+                }
+                if events.send(Event::Probed(asked, seen.ok())).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(PROBE).await;
+            }
+        }));
+        tasks
+    }
+
+    /// Asks the peers to stand by this primary while the Lease cannot be renewed.
+    pub(super) fn ask_to_confirm(&mut self) {
+        let now = self.now_ms();
+        let timing = &self.settings.policy.timing;
+        let late = self.lease.written_ms.is_some_and(|at| now >= at + 2 * timing.renewal_ms);
+        let Some(epoch) = self.lease.record.as_ref().map(|it| it.epoch) else { return };
+        if !late || now < self.confirm_ms + timing.renewal_ms / 2 {
+            return;
+        }
+        self.confirm_ms = now;
+        let limit = Duration::from_millis(timing.request_ms);
+        for (id, address) in self.settings.peers.clone() {
+            let (secret, events) = (self.secret.clone(), self.events.clone());
+            let question = Question::Confirm { holder: self.settings.member.clone(), epoch };
+            tokio::task::spawn_local(async move {
+                if let Some(Answer::Confirmed(true)) = ask(&address.steward, &secret, &question, limit).await {
+                    let _ = events.send(Event::Confirmed(id, now, epoch)).await;
+                }
+            });
+        }
+    }
+
+    /// Answers a peer.
+    pub(super) fn answer(&mut self, question: &Question) -> Answer {
+        match question {
+            Question::Standing => Answer::Standing(Box::new(standing(&self.view()))),
+            Question::Confirm { holder, epoch } => {
+                let confirmed = confirms(&self.view(), holder, *epoch);
+                if confirmed {
+                    self.lease.pledged_until_ms = self.now_ms() + self.settings.policy.timing.ttl_ms;
+                }
+                Answer::Confirmed(confirmed)
+            }
+        }
+    }
+
+    /// Takes in what came back.
+    pub(super) fn take_in(&mut self, event: Event) -> Result<(), StewardError> {
+        let now = self.now_ms();
+        match event {
+            Event::Looked(asked, Ok(look)) => {
+                self.lease.answered(asked);
+                if let Some(look) = look {
+                    self.handover = look.handover;
+                    let paused = look.record.paused;
+                    self.lease.saw(look.record, now);
+                    if let Some(record) = &mut self.lease.record {
+                        record.paused = paused;
+                    }
+                }
+            }
+            Event::Looked(_, Err(error)) => tracing::debug!(error, "the Lease could not be read"),
+            Event::Wrote(sent, record, written) => {
+                tracing::debug!(?written, renewal = record.renewal, took_ms = now - sent, "wrote the Lease");
+                self.lease.end(record, sent, written, now);
+            }
+            Event::Heard(id, asked, standing) => {
+                self.peers.insert(id, Peer { standing: Some(standing), heard_ms: asked });
+            }
+            Event::Confirmed(id, asked, epoch) => {
+                if self.lease.record.as_ref().is_some_and(|record| record.epoch == epoch) {
+                    let since = self.lease.confirmed.entry(id).or_default();
+                    *since = asked.max(*since);
+                }
+            }
+            Event::Probed(asked, seen) => {
+                let running = self.process.exists() && !self.process.stopped();
+                let Some(seen) = seen.filter(|_| running) else { return Ok(()) };
+                // What was asked before an action ended may be about the time before it.
+                if self.job.is_none() && asked >= self.done_ms {
+                    self.observe(asked, seen);
+                } else if self.observed.is_some() {
+                    self.answered_ms = self.answered_ms.max(asked);
+                }
+            }
+            Event::Prepared => self.prepared = self.preparing,
+            Event::Did(job, action, outcome) => {
+                if job == self.jobs {
+                    self.did(&action, outcome)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn observe(&mut self, asked: u64, seen: Observation) {
+        if !self.process.exists() || self.process.stopped() {
+            return;
+        }
+        if seen.role == Role::Primary {
+            self.rising = false;
+            // The rule for commits came into force no later than this.
+            if self.since == u64::MAX {
+                self.since = seen.offset;
+            }
+        }
+        let hungry = seen.role == Role::Replica && self.follows.is_some() && !seen.receiving;
+        self.starved_since_ms = hungry.then(|| self.starved_since_ms.unwrap_or(asked));
+        self.answered_ms = asked;
+        self.observed = Some(seen);
+    }
+
+    /// A server that has ended leaves nothing of what was known of it.
+    pub(super) fn notice_death(&mut self) -> Result<(), StewardError> {
+        if self.process.exists() && !self.process.runs() {
+            tracing::warn!("the server has ended");
+            if self.observed.is_none() {
+                // It did not even start; what it wrote to its log says why.
+                self.retry_at_ms = self.now_ms() + 200;
+            }
+            self.cancel();
+            self.forget_server();
+            // Its children may be left.
+            self.process.fence()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_server(&mut self) {
+        self.observed = None;
+        self.follows = None;
+        self.rising = false;
+        self.starved_since_ms = None;
+    }
+
+    /// Tells people, when something changed.
+    pub(super) fn tell(&mut self, plan: &Plan, ready: &Rc<Cell<bool>>) {
+        let record = self.lease.record.as_ref();
+        let usable = match plan.stage {
+            Stage::Primary => record.is_some_and(crate::core::Record::opened),
+            Stage::Following => true,
+            _ => false,
+        };
+        let why = plan.refusal.as_ref().map_or(String::new(), |it| format!(": {it}"));
+        let report = Report {
+            stage: plan.stage,
+            tenure: plan.tenure,
+            why: format!("{}{why}", plan.row.why.text()),
+            epoch: record.map_or(0, |it| it.epoch),
+            holder: record.and_then(|it| it.holder.clone()),
+            position: None,
+            ready: usable,
+        };
+        ready.set(usable);
+        if self.said.as_ref() == Some(&report) {
+            return;
+        }
+        tracing::info!(stage = ?report.stage, lease = ?report.tenure, epoch = report.epoch, holder = ?report.holder.as_ref().map(ToString::to_string), "{}", report.why);
+        self.said = Some(report.clone());
+        let position: Option<Position> = self.view().position();
+        self.report.send_replace(Some(Report { position, ..report }));
+    }
+}
