@@ -11,9 +11,13 @@
 //! # Guarantees
 //! See [`core`]: at most one member is writable within the bounds of the clocks, and no acknowledged write is lost whatever the
 //! clocks do, as long as replication is synchronous.
+//!
+//! What people write is a [`database::Database`]; its objects are made by a controller. Beside that, [`lead`] does the plain thing for any other program.
 
 pub mod core;
+pub mod database;
 pub mod engine;
+pub mod lead;
 pub mod lease;
 pub mod peer;
 pub mod publish;

@@ -71,6 +71,16 @@ pub enum Command {
         after_help = "Examples:\n  mainstay degrade ls\n  mainstay degrade on noncore\n  mainstay degrade off noncore"
     )]
     Degrade(crate::degrade::DegradeArgs),
+    /// Databases: who is primary, move it, restart, pause
+    #[command(
+        after_help = "Examples:\n  mainstay db ls\n  mainstay db status shop\n  mainstay db switchover shop --to shop-1"
+    )]
+    Db(crate::db::DbArgs),
+    /// Run a program on exactly one of the machines or pods that run this
+    #[command(
+        after_help = "Examples:\n  mainstay lead -- /usr/bin/my-daemon --verbose\n  mainstay lead --lease jobs/billing --pre 'mount /data' --post 'umount /data' -- billing\n\nExit code: that of the program (128 and the signal's number for a signal), 0 when told to stop, 126 or 127 when it cannot be run."
+    )]
+    Lead(crate::lead::LeadArgs),
     /// Programs to try Mainstay with: the example shop, and a test server that misbehaves when told to
     Demo {
         /// Which program.

@@ -8,6 +8,7 @@
 mod check;
 mod cli;
 mod client;
+mod db;
 mod definitions;
 mod degrade;
 mod down;
@@ -20,6 +21,7 @@ mod gateways;
 mod hollow;
 mod image;
 mod instance;
+mod lead;
 mod node;
 mod pki;
 mod progress;
@@ -58,11 +60,14 @@ fn main() -> ExitCode {
         // Returns only when the server could not be run.
         Some("steward-launch") => return report(Err(mainstay_failover::server::launch(&args[2..]).into())),
         Some("shim-exec") => return exit_code(mainstay_runtime::exec::run(&args[2..])),
+        Some("lead-guard") => return exit_code(mainstay_failover::lead::guard::run(&args[2..])),
+        Some("lead-exec") => return exit_code(mainstay_failover::lead::guard::execute(&args[2..])),
         _ => {}
     }
     match Cli::parse().command {
-        // Has exit statuses of its own.
+        // Have exit statuses of their own.
         Command::Check(args) => check::run(&args),
+        Command::Lead(args) => lead::run(&args).map_or_else(|error| report(Err(error)), exit_code),
         command => report(dispatch(command)),
     }
 }
@@ -79,6 +84,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Image(args) => small_runtime()?.block_on(image::run(&args))?,
         Command::Gateway(args) => return gateway::run(*args),
         Command::Degrade(args) => small_runtime()?.block_on(degrade::run(&args))?,
+        Command::Db(args) => return db::run(&args),
         Command::Demo { program } => mainstay_demo::run(program)?,
         Command::Snapshot(args) => small_runtime()?.block_on(snapshot::run(&args))?,
         Command::Secrets(args) => small_runtime()?.block_on(encryption::run(&args))?,
@@ -112,7 +118,11 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             runtime.block_on(up::supervise(instance))?;
         }
         // Dispatched in `main`; here only so that `--help` knows them.
-        Command::Check(_) | Command::Shim(_) | Command::ShimExec(_) | Command::StewardLaunch(_) => {}
+        Command::Check(_)
+        | Command::Lead(_)
+        | Command::Shim(_)
+        | Command::ShimExec(_)
+        | Command::StewardLaunch(_) => {}
     }
     Ok(true)
 }

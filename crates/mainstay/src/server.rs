@@ -169,6 +169,7 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         () = crate::reaper::run(client("system:kube-controller-manager"), instance.data_dir.join("volumes")) => {}
         () = crate::hollow::run(client("system:kube-controller-manager"), instance.hollow_nodes), if instance.hollow_nodes > 0 => {}
         () = mainstay_controllers::run(client("system:kube-controller-manager"), controllers) => {}
+        () = mainstay_failover::database::run(client("system:mainstay:database-controller"), leader("mainstay-database-controller")) => {}
         () = mainstay_scheduler::run(client("system:kube-scheduler"), scheduler) => {}
         () = mainstay_node::serve_services(client("system:kube-proxy"), instance.id(), plan, mainstay_node::Role::Host), if !alone => {}
         () = mainstay_node::reclaim_volumes(client("system:mainstay:volumes"), instance.data_dir.join("volumes")) => {}
