@@ -1,5 +1,7 @@
 //! The definition can be read and the code agrees with it; a Database becomes these objects; its status says what its pods say.
 
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
+
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;

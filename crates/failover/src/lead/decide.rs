@@ -508,6 +508,8 @@ fn is_older(new: &str, known: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn timing() -> Timing {

@@ -267,6 +267,8 @@ pub(super) fn code_of(status: ExitStatus) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

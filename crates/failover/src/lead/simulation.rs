@@ -1,6 +1,8 @@
 //! Holders, an API server and the network between them, by one seed: whatever is lost, late, stopped or down, never two
 //! programs at once, and a program again soon after all is well.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use kube::api::{ApiResource, DynamicObject, PostParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
@@ -35,10 +35,7 @@ impl World {
 
     fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        if kind == "StatefulSet" {
-            resource.plural = "statefulsets".to_owned();
-        }
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         Api::namespaced_with(self.client.clone(), "default", &resource)
     }
 
@@ -46,7 +43,7 @@ impl World {
     fn get(&self, version: &str, kind: &str, name: &str) -> Option<Value> {
         let found = self.runtime.block_on(self.api(version, kind).get_opt(name)).ok()?;
         // Of an unknown kind, too, nothing is found: its list tells.
-        self.runtime.block_on(self.api(version, kind).list(&kube::api::ListParams::default())).ok()?;
+        self.runtime.block_on(self.api(version, kind).list(&ListParams::default())).ok()?;
         Some(found.map_or(Value::Null, |object| serde_json::to_value(object).unwrap()))
     }
 
@@ -101,7 +98,7 @@ fn a_database_becomes_its_objects_and_says_how_it_is() {
     let before = password();
     let patch = json!({"spec": {"replicas": 5}});
     let api = world.api("mainstay.dev/v1alpha1", "Database");
-    world.runtime.block_on(api.patch("shop", &Default::default(), &kube::api::Patch::Merge(&patch))).unwrap();
+    world.runtime.block_on(api.patch("shop", &PatchParams::default(), &Patch::Merge(&patch))).unwrap();
     wait("it is larger", || world.get("apps/v1", "StatefulSet", "shop").unwrap()["spec"]["replicas"] == 5);
     assert_eq!(password(), before, "a password is made once");
 
