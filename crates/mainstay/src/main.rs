@@ -118,11 +118,7 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             runtime.block_on(up::supervise(instance))?;
         }
         // Dispatched in `main`; here only so that `--help` knows them.
-        Command::Check(_)
-        | Command::Lead(_)
-        | Command::Shim(_)
-        | Command::ShimExec(_)
-        | Command::StewardLaunch(_) => {}
+        Command::Check(_) | Command::Lead(_) | Command::Shim(_) | Command::ShimExec(_) | Command::StewardLaunch(_) => {}
     }
     Ok(true)
 }
