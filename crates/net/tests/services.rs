@@ -103,6 +103,26 @@ fn connections_spread_and_stick_and_survive_changes() {
 }
 
 #[test]
+fn connections_to_an_endpoint_that_is_gone_are_cut_where_that_is_asked_for() {
+    let cluster = Cluster::up(223);
+    let pods = [cluster.pod(1, 5), cluster.pod(2, 5), cluster.pod(3, 5)];
+    let primary = |at: usize| ServicePort { cut: true, ..service(&cluster, 1, &[&pods[at]]) };
+    cluster.apply(&[primary(0)]);
+    for place in [&pods[1].place, &pods[2].place, &Place::HOST, &cluster.node(3)] {
+        let mut connection = place.connect(cluster_address(&primary(0))).unwrap();
+        cluster.apply(&[primary(0), service(&cluster, 2, &[])]);
+        assert!(connection.says("still the same"));
+        cluster.apply(&[primary(1)]);
+        assert!(!connection.says("another is primary"));
+        let mut again = place.connect(cluster_address(&primary(1))).unwrap();
+        assert!(again.says("the new one"));
+        cluster.apply(&[]);
+        cluster.apply(&[primary(0)]);
+        assert!(!again.says("and back"));
+    }
+}
+
+#[test]
 fn a_thousand_services_in_one_transaction() {
     let cluster = Cluster::up(221);
     let server = cluster.pod(1, 5);

@@ -10,14 +10,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client, Resource as _};
 use mainstay_informer::leader::{self, LeaderSettings};
 use mainstay_informer::{Cache, ObjectKey, Scope};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
+use super::events::events;
+use super::kind::Database;
 use super::kind::names::{DATABASE, PAUSED};
-use super::kind::{Database, definition};
 use super::objects::{Wanted, wanted};
 use super::status::status;
 
@@ -36,12 +38,6 @@ const PASSWORD_LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
 /// Why something about Databases did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// The definition that is part of this program.
-    #[error("the definition of Database is not readable: {0}")]
-    Definition(String),
-    /// The API refused the definition.
-    #[error("cannot install the definition of Database: {0}")]
-    Install(#[source] kube::Error),
     /// There is no randomness for passwords.
     #[error("this machine gives no random bytes for passwords")]
     Random,
@@ -55,20 +51,7 @@ pub enum DatabaseError {
     },
 }
 
-/// Installs the definition, or brings it up to date.
-///
-/// # Errors
-/// When the API refuses it.
-pub async fn install(client: &Client) -> Result<(), DatabaseError> {
-    let definition = definition().map_err(DatabaseError::Definition)?;
-    let kind = resource("apiextensions.k8s.io/v1", "CustomResourceDefinition");
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
-    let options = PatchParams::apply(MANAGER).force();
-    api.patch("databases.mainstay.dev", &options, &Patch::Apply(&definition)).await.map_err(DatabaseError::Install)?;
-    Ok(())
-}
-
-/// Installs the definition and looks after all Databases, for ever; of several with `leader`, one does.
+/// Looks after all Databases, for ever, as soon as their definition is there; of several with `leader`, one does.
 pub async fn run(client: Client, leader: Option<LeaderSettings>) {
     match leader {
         Some(settings) => leader::lead(client.clone(), settings, || work(client.clone())).await,
@@ -77,13 +60,15 @@ pub async fn run(client: Client, leader: Option<LeaderSettings>) {
 }
 
 async fn work(client: Client) {
-    while let Err(error) = install(&client).await {
-        tracing::warn!(%error, "trying again");
-        tokio::time::sleep(RETRY).await;
-    }
     let (databases, pods) = (Cache::<Database>::new(), Cache::<Pod>::new());
     let members = Scope { labels: Some(DATABASE.to_owned()), ..Scope::default() };
-    let controller = Controller { client: client.clone(), databases: databases.clone(), pods: pods.clone() };
+    let reporter = Reporter { controller: "mainstay.dev/database".to_owned(), instance: None };
+    let controller = Controller {
+        client: client.clone(),
+        databases: databases.clone(),
+        pods: pods.clone(),
+        recorder: Recorder::new(client.clone(), reporter),
+    };
     tokio::select! {
         () = databases.run(client.clone(), Scope::default()) => {}
         () = pods.run(client, members) => {}
@@ -95,6 +80,7 @@ struct Controller {
     client: Client,
     databases: Cache<Database>,
     pods: Cache<Pod>,
+    recorder: Recorder,
 }
 
 impl Controller {
@@ -164,7 +150,17 @@ impl Controller {
         let written = api.patch_status(&key.name, &options, &Patch::Apply(&body)).await;
         let failed = |source| DatabaseError::Write { what: format!("the status of {key}"), source };
         self.databases.observe(written.map_err(failed)?);
+        self.tell(&database, &new).await;
         Ok(())
+    }
+
+    /// Tells what has changed. An Event that cannot be written is not worth another try.
+    async fn tell(&self, database: &Database, status: &Value) {
+        for event in events(&database.status, status) {
+            if let Err(error) = self.recorder.publish(&event, &database.object_ref(&())).await {
+                tracing::debug!(%error, reason = event.reason, "an Event of a Database was not taken");
+            }
+        }
     }
 
     /// The Lease that the members agree upon; that elections are suspended is said there.

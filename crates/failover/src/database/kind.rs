@@ -14,14 +14,6 @@ const REPLICAS_SYNCHRONOUS: i32 = 3;
 /// The priority of a member of which nothing is said.
 const PRIORITY: u32 = 100;
 
-/// The CustomResourceDefinition.
-///
-/// # Errors
-/// Never: the text is part of the program, and a test reads it.
-pub fn definition() -> Result<Value, String> {
-    serde_saphyr::from_str(include_str!("definition.yaml")).map_err(|error| error.to_string())
-}
-
 /// A Database.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -67,7 +59,7 @@ impl EngineName {
 /// What is wanted. The definition says what each field means, and checks it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)] // said once, in definition.yaml
+#[allow(missing_docs)] // said once, in the definition
 pub struct DatabaseSpec {
     pub engine: EngineName,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,10 +221,16 @@ pub mod names {
     pub const REASON: &str = "mainstay.dev/steward";
     /// On a member's pod, set by its steward: epoch and offset of its newest write, `3/1000`.
     pub const POSITION: &str = "mainstay.dev/position";
+    /// On a member's pod, set by its steward: why it does not stand, while there is no primary.
+    pub const REFUSAL: &str = "mainstay.dev/refusal";
+    /// On the primary's pod, set by its steward: how many bytes each replica is behind, as JSON.
+    pub const LAGS: &str = "mainstay.dev/lags";
     /// On the Lease: move the primary to this member; empty: to the best. Removed when done.
     pub const SWITCHOVER: &str = "mainstay.dev/switchover";
     /// On the Lease: "true" suspends elections.
     pub const PAUSED: &str = "mainstay.dev/paused";
+    /// On the Service of the primary: connections to a former primary are reset. Only Mainstay's own services know it.
+    pub const CUT: &str = "mainstay.dev/cut-removed-endpoints";
     /// On the Lease: what the members agree upon, as JSON.
     pub const RECORD: &str = "mainstay.dev/record";
     /// Port on which stewards answer each other, probes and the metrics.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kind::names::{DATA, DATABASE, PASSWORD, ROLE, SECRETS, STEWARD_PORT, STEWARD_SECRET};
+use super::kind::names::{CUT, DATA, DATABASE, PASSWORD, ROLE, SECRETS, STEWARD_PORT, STEWARD_SECRET};
 use super::kind::{Database, EngineName};
 
 /// The image of members when none is named.
@@ -132,9 +132,17 @@ impl<'a> Planned<'a> {
             "selector": {DATABASE: self.name},
             "ports": [database, port("steward", STEWARD_PORT)],
         });
-        let role = |role: &str| json!({"selector": {DATABASE: self.name, ROLE: role}, "ports": [database]});
+        // Who is primary its steward says, once it accepts writes; probes come later and know less.
+        let role = |role: &str| {
+            let early = role == "primary";
+            json!({"selector": {DATABASE: self.name, ROLE: role}, "ports": [database], "publishNotReadyAddresses": early})
+        };
         let service = |suffix: &str, spec: Value| {
-            self.object("v1", "Service", &format!("{}{suffix}", self.name), json!({"spec": spec}))
+            let mut object = self.object("v1", "Service", &format!("{}{suffix}", self.name), json!({"spec": spec}));
+            if suffix == "-primary" {
+                object["metadata"]["annotations"] = json!({CUT: "true"});
+            }
+            object
         };
         [service("", all), service("-primary", role("primary")), service("-replicas", role("replica"))]
     }

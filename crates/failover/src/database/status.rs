@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::kind::Database;
-use super::kind::names::{DATABASE, POSITION, REASON, RECORD, ROLE};
+use super::kind::names::{DATABASE, LAGS, POSITION, REASON, RECORD, REFUSAL, ROLE};
 
 /// The status, as an object to apply.
 pub(super) fn status(database: &Database, pods: &[&Pod], lease: Option<&Lease>, now: Timestamp) -> Value {
@@ -29,9 +29,9 @@ pub(super) fn status(database: &Database, pods: &[&Pod], lease: Option<&Lease>, 
         }
         Some(primary) => ("Healthy", format!("{primary} accepts writes")),
     };
-    let head =
-        primary.and_then(|primary| position(pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(primary))?));
-    let members: Vec<Value> = pods.iter().map(|pod| member(pod, head)).collect();
+    let first = pods.iter().find(|pod| primary.is_some() && pod.metadata.name.as_deref() == primary);
+    let lags = first.and_then(|pod| serde_json::from_str(annotation(pod, LAGS)?).ok()).unwrap_or(Value::Null);
+    let members: Vec<Value> = pods.iter().map(|pod| member(pod, &lags)).collect();
     let lag = members.iter().filter_map(|member| member["lag"].as_u64()).max();
     let record = lease.and_then(|lease| lease.metadata.annotations.as_ref()?.get(RECORD));
     let record: Value = record.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -67,11 +67,6 @@ fn chapter(chapter: &Value) -> Value {
     json!({"epoch": chapter["epoch"], "primary": chapter["primary"], "from": from})
 }
 
-/// The offset that a pod's steward told last.
-fn position(pod: &Pod) -> Option<u64> {
-    annotation(pod, POSITION)?.split_once('/')?.1.parse().ok()
-}
-
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
     pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
@@ -83,8 +78,8 @@ fn bytes(count: u64) -> String {
     format!("{}{}", count >> (10 * step), units[step])
 }
 
-/// One member; `head` is how far the primary is.
-fn member(pod: &Pod, head: Option<u64>) -> Value {
+/// One member; `lags` is how far behind each is, as the primary sees it.
+fn member(pod: &Pod, lags: &Value) -> Value {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
     let state = match phase {
@@ -99,14 +94,14 @@ fn member(pod: &Pod, head: Option<u64>) -> Value {
         "state": state,
         "node": pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default(),
     });
-    for (field, key) in [("position", POSITION), ("message", REASON)] {
+    for (field, key) in [("position", POSITION), ("message", REASON), ("refusal", REFUSAL)] {
         if let Some(text) = annotation(pod, key) {
             member[field] = json!(text);
         }
     }
-    if let (Some(head), Some(own)) = (head, position(pod)) {
-        // The primary's word may be the older of the two.
-        member["lag"] = json!(head.saturating_sub(own));
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if let Some(lag) = lags[name].as_u64() {
+        member["lag"] = json!(lag);
     }
     member
 }

@@ -117,8 +117,12 @@ pub struct Report {
     pub epoch: u64,
     /// Who holds the Lease.
     pub holder: Option<MemberId>,
+    /// Why it does not stand, although there is no primary.
+    pub refusal: Option<String>,
     /// What it has.
     pub position: Option<Position>,
+    /// A primary's: how far each replica is behind, in units of the position.
+    pub lags: BTreeMap<MemberId, u64>,
     /// Its server can be used in its role.
     pub ready: bool,
 }
@@ -182,6 +186,8 @@ struct Steward<E> {
     done_ms: u64,
     confirm_ms: u64,
     said: Option<Report>,
+    /// When that was.
+    said_ms: u64,
     report: watch::Sender<Option<Report>>,
 }
 
@@ -233,6 +239,7 @@ pub async fn run<E: Engine + 'static>(
         done_ms: 0,
         confirm_ms: 0,
         said: None,
+        said_ms: 0,
         report,
         settings,
     };

@@ -1,18 +1,21 @@
 //! Looking: at the Lease, the peers and the server; taking in what was seen; saying how this member stands.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use super::{Event, Report, Steward, StewardError};
-use crate::core::{Peer, Plan, Position, Role, Stage, confirms, standing};
+use crate::core::{Peer, Plan, Role, Stage, confirms, standing};
 use crate::engine::{Engine, Observation};
 use crate::peer::{Answer, Question, ask};
 
 /// Between two probes of the server.
 const PROBE: Duration = Duration::from_millis(60);
+/// Positions are told this often, in milliseconds.
+const POSITION_MS: u64 = 1000;
 
 impl<E: Engine + 'static> Steward<E> {
     /// Starts looking at everything regularly.
@@ -199,23 +202,37 @@ impl<E: Engine + 'static> Steward<E> {
             Stage::Following => true,
             _ => false,
         };
-        let why = plan.refusal.as_ref().map_or(String::new(), |it| format!(": {it}"));
+        let refusal = plan.refusal.as_ref().map(ToString::to_string);
+        let lags = match &self.observed {
+            Some(seen) if plan.stage == Stage::Primary => {
+                seen.standbys.iter().map(|it| (it.member.clone(), seen.offset.saturating_sub(it.offset))).collect()
+            }
+            _ => BTreeMap::new(),
+        };
         let report = Report {
             stage: plan.stage,
             tenure: plan.tenure,
-            why: format!("{}{why}", plan.row.why.text()),
+            why: plan.row.why.text().to_owned(),
             epoch: record.map_or(0, |it| it.epoch),
             holder: record.and_then(|it| it.holder.clone()),
-            position: None,
+            refusal,
+            position: self.view().position(),
+            lags,
             ready: usable,
         };
         ready.set(usable);
-        if self.said.as_ref() == Some(&report) {
+        let still = |it: &Report| Report { position: None, lags: BTreeMap::new(), ..it.clone() };
+        let same = self.said.as_ref().is_some_and(|said| still(said) == still(&report));
+        // Where everybody is changes all the time, and is told now and then.
+        if same && (self.said.as_ref() == Some(&report) || self.now_ms() < self.said_ms + POSITION_MS) {
             return;
         }
-        tracing::info!(stage = ?report.stage, lease = ?report.tenure, epoch = report.epoch, holder = ?report.holder.as_ref().map(ToString::to_string), "{}", report.why);
-        self.said = Some(report.clone());
-        let position: Option<Position> = self.view().position();
-        self.report.send_replace(Some(Report { position, ..report }));
+        if !same {
+            let why = report.refusal.as_ref().map_or(String::new(), |it| format!(": {it}"));
+            let holder = report.holder.as_ref().map(ToString::to_string);
+            tracing::info!(stage = ?report.stage, lease = ?report.tenure, epoch = report.epoch, ?holder, "{}{why}", report.why);
+        }
+        (self.said, self.said_ms) = (Some(report.clone()), self.now_ms());
+        self.report.send_replace(Some(report));
     }
 }

@@ -92,6 +92,10 @@ pub enum Expression {
     ConnectionStatus(Register),
     /// Load the destination address the connection was opened to, before translation.
     OriginalDestination(Register),
+    /// Load the port the connection was opened to, before translation.
+    OriginalPort(Register),
+    /// Load the direction of the packet in its connection, one byte: 0 as it was opened, 1 back.
+    Direction(Register),
     /// Keep only the bits of a mask in a register.
     Mask(Register, [u8; 4]),
     /// Compare a register, as far as the data goes.
@@ -100,6 +104,8 @@ pub enum Expression {
     Between(Register, Vec<u8>, Vec<u8>),
     /// Go on if the key that starts in the register is in the set.
     In(Register, String),
+    /// Go on if the key that starts in the register is not in the set.
+    NotIn(Register, String),
     /// Find the key in the map and do what its verdict says.
     VerdictOf(Register, String),
     /// Find the key in the map and store its value into the second register and those behind it.
@@ -153,6 +159,9 @@ impl Expression {
             // NFT_CT_STATUS; NFT_CT_DST in direction IP_CT_DIR_ORIGINAL
             Self::ConnectionStatus(into) => ("ct", new().number(1, into.number()).number(2, 2)),
             Self::OriginalDestination(into) => ("ct", new().number(1, into.number()).number(2, 9).bytes(3, &[0])),
+            // NFT_CT_PROTO_DST in direction IP_CT_DIR_ORIGINAL; NFT_CT_DIRECTION
+            Self::OriginalPort(into) => ("ct", new().number(1, into.number()).number(2, 12).bytes(3, &[0])),
+            Self::Direction(into) => ("ct", new().number(1, into.number()).number(2, 1)),
             Self::Mask(register, mask) => {
                 let data = new().number(1, register.number()).number(2, register.number()).number(3, 4);
                 ("bitwise", data.nested(4, &value(mask)).nested(5, &value(&[0; 4])))
@@ -167,6 +176,8 @@ impl Expression {
                 ("range", data.nested(3, &value(first)).nested(4, &value(last)))
             }
             Self::In(key, set) => ("lookup", new().text(1, set).number(2, key.number())),
+            // NFT_LOOKUP_F_INV
+            Self::NotIn(key, set) => ("lookup", new().text(1, set).number(2, key.number()).number(5, 1)),
             Self::VerdictOf(key, map) => {
                 ("lookup", new().text(1, map).number(2, key.number()).number(3, VERDICT_REGISTER))
             }

@@ -182,8 +182,7 @@ impl Connection {
     }
 
     pub fn says(&mut self, text: &str) -> bool {
-        writeln!(self.reader.get_mut(), "{text}").unwrap();
-        self.line().unwrap() == text
+        writeln!(self.reader.get_mut(), "{text}").is_ok() && self.line().is_ok_and(|line| line == text)
     }
 }
 
@@ -233,6 +232,7 @@ pub fn service(cluster: &Cluster, number: u8, endpoints: &[&Pod]) -> ServicePort
         port: 80,
         node_port: Some(30000 + u16::from(number)),
         affinity: None,
+        cut: false,
         endpoints: endpoints.iter().map(|pod| pod.endpoint()).collect(),
     }
 }

@@ -13,6 +13,8 @@ use mainstay_net::services::{Protocol, ServicePort};
 
 /// The label that names a slice's service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The annotation of a service whose connections end when their endpoint is no longer one: [`ServicePort::cut`].
+const CUT: &str = "mainstay.dev/cut-removed-endpoints";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set: three hours.
 const AFFINITY_DEFAULT: u64 = 10_800;
 
@@ -50,6 +52,7 @@ pub fn host_ports<'a>(pods: impl IntoIterator<Item = &'a core::Pod>) -> Vec<Serv
                 port: inner,
                 node_port: Some(outer),
                 affinity: None,
+                cut: false,
                 endpoints: vec![SocketAddrV4::new(address, inner)],
             });
         }
@@ -105,6 +108,7 @@ fn service_ports(
         let seconds = config.and_then(|client| client.timeout_seconds).and_then(|s| u64::try_from(s).ok());
         Duration::from_secs(seconds.unwrap_or(AFFINITY_DEFAULT))
     });
+    let cut = service.metadata.annotations.as_ref().and_then(|all| all.get(CUT)).is_some_and(|it| it == "true");
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let inside = node.filter(|_| local(&spec.internal_traffic_policy));
     let outside = node.filter(|_| local(&spec.external_traffic_policy));
@@ -130,6 +134,7 @@ fn service_ports(
             port: number,
             node_port,
             affinity,
+            cut,
             endpoints: endpoints(slices, port_name, protocol, inside),
         };
         if inside == outside {

@@ -34,11 +34,11 @@ pub struct Seen {
 }
 
 impl Ledger {
-    /// Starts to write, to whichever member accepts writes.
+    /// Starts to write, to whoever the Service leads to.
     pub fn start(members: &Members) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (address, ended, sees) = (members.conninfo("read-write"), stop.clone(), seen.clone());
+        let (address, ended, sees) = (members.conninfo(), stop.clone(), seen.clone());
         let work = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(write(&address, &ended, &sees));

@@ -1,129 +1,87 @@
-//! Three members as processes on ports of their own, and ways to break them.
+//! A Database of three members on the three nodes of a cluster, and ways to break it.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User};
-use tempfile::TempDir;
+use nix::unistd::Pid;
+use serde_json::Value;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::cluster::{MAINSTAY, PATIENCE};
-use crate::control_plane::ControlPlane;
+use crate::cluster::{Cluster, MAINSTAY, PATIENCE, text};
 
-const PASSWORD: &str = "a password with 'quotes'";
+/// Where Debian's package puts PostgreSQL's programs.
+const INSTALLED: &str = "/usr/lib/postgresql";
+/// Small, and no slower than they must be: three of them share this machine.
+const PARAMETERS: &str = "{shared_buffers: 16MB, max_connections: '30', max_wal_size: 256MB}";
 
-/// Where PostgreSQL's programs are, if anywhere.
-pub fn installed() -> Option<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.filter_map(Result::ok);
-    versions.map(|it| it.path().join("bin")).filter(|it| it.join("postgres").exists()).max()
+/// Whether PostgreSQL's programs are there.
+pub fn installed() -> bool {
+    fs::read_dir(INSTALLED).is_ok_and(|mut versions| versions.next().is_some())
 }
 
-/// Whether a process is there and not a zombie.
-pub fn alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
-struct Member {
-    steward: Option<Child>,
-    steward_port: u16,
-    port: u16,
-}
-
-/// The members, their control plane and their directory; all of it ends with this.
+/// The cluster and its Database; all of it ends with this.
 pub struct Members {
-    pub plane: ControlPlane,
-    members: Vec<Member>,
-    programs: PathBuf,
+    pub cluster: Cluster,
+    /// Nobody else on this machine has a database of that name, so its processes are known by it.
+    pub name: String,
+    address: String,
+    password: String,
     frozen: Vec<i32>,
-    directory: TempDir,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Members {
-    pub fn start(programs: &Path, count: usize) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        // The servers run as another user.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let plane = ControlPlane::start(&directory.path().join("plane"), &[]);
-        fs::write(directory.path().join("password"), PASSWORD).unwrap();
-        fs::write(directory.path().join("secret"), "shared by the stewards").unwrap();
-        let member = |_| Member { steward: None, steward_port: free_port(), port: free_port() };
-        let members = (0..count).map(member).collect();
-        let mut all = Self { plane, members, programs: programs.to_owned(), frozen: Vec::new(), directory };
-        all.start_missing();
+    /// Starts everything, and waits until a write is on more than one member.
+    pub fn start(more: &str) -> Self {
+        let cluster = Cluster::new();
+        let name = format!("pg{}", std::process::id());
+        let manifest = cluster.dir().join("database.yaml");
+        let text = format!(
+            "apiVersion: mainstay.dev/v1alpha1\nkind: Database\nmetadata: {{name: {name}}}\nspec:\n  engine: postgres\n  \
+             parameters: {PARAMETERS}\n{more}"
+        );
+        fs::write(&manifest, text).unwrap();
+        cluster.start(&[manifest.to_str().unwrap()]);
+        let mut all = Self { cluster, name, address: String::new(), password: String::new(), frozen: Vec::new() };
+        let primary = format!("{}-primary", all.name);
+        all.cluster.wait("the database has its Service", || {
+            all.cluster.get(&["service", &primary])["spec"]["clusterIP"].is_string()
+        });
+        let service = all.cluster.get(&["service", &primary]);
+        all.address = service["spec"]["clusterIP"].as_str().unwrap().to_owned();
+        let secret = all.cluster.get(&["secret", &all.name]);
+        let password = base64::engine::general_purpose::STANDARD.decode(secret["data"]["password"].as_str().unwrap());
+        all.password = String::from_utf8(password.unwrap()).unwrap();
         all.until_whole("the beginning");
-        all.query("read-write", "CREATE TABLE ledger (id bigint PRIMARY KEY)").unwrap();
+        all.query("CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)").unwrap();
         all
     }
 
-    fn path(&self, index: usize, name: &str) -> PathBuf {
-        self.directory.path().join(format!("db-{index}")).join(name)
+    /// How clients reach whoever accepts writes: by the Service.
+    pub fn conninfo(&self) -> String {
+        self.conninfo_of(&self.address)
     }
 
-    /// Starts every steward that does not run.
-    pub fn start_missing(&mut self) {
-        for index in 0..self.members.len() {
-            if self.members[index].steward.is_none() {
-                self.members[index].steward = Some(self.spawn(index));
-            }
-        }
+    fn conninfo_of(&self, address: &str) -> String {
+        let password = &self.password;
+        format!("host={address} user=postgres password='{password}' dbname=postgres connect_timeout=1")
     }
 
-    fn spawn(&self, index: usize) -> Child {
-        let member = &self.members[index];
-        let folder = self.path(index, "");
-        fs::create_dir_all(&folder).unwrap();
-        let postgres = User::from_name("postgres").unwrap().expect("Debian's package makes the user");
-        std::os::unix::fs::chown(&folder, Some(postgres.uid.as_raw()), Some(postgres.gid.as_raw())).unwrap();
-        let log = File::options().create(true).append(true).open(self.path(index, "log")).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", MAINSTAY, "steward", "--lease", "db", "--no-pod"]);
-        command.arg("--member").arg(format!("db-{index}"));
-        command.arg("--user").arg(format!("{}:{}", postgres.uid, postgres.gid));
-        command.arg("--kubeconfig").arg(self.plane.directory.join("kubeconfig"));
-        command.arg("--listen").arg(format!("127.0.0.1:{}", member.steward_port));
-        command.arg("--port").arg(member.port.to_string()).args(["--address", "127.0.0.1"]);
-        command.arg("--data").arg(self.path(index, "data")).arg("--socket").arg(&folder);
-        command.arg("--programs").arg(&self.programs);
-        command.arg("--password-file").arg(self.directory.path().join("password"));
-        command.arg("--secret-file").arg(self.directory.path().join("secret"));
-        // Small, and no slower than it must be: three of them share this machine.
-        for parameter in ["shared_buffers=16MB", "max_connections=30", "max_wal_size=256MB"] {
-            command.args(["--parameter", parameter]);
-        }
-        for (other, it) in self.members.iter().enumerate().filter(|(other, _)| *other != index) {
-            let peer = format!("db-{other}=127.0.0.1:{},127.0.0.1:{}", it.steward_port, it.port);
-            command.arg("--peer").arg(peer);
-        }
-        command.env("MAINSTAY_LOG", "info,mainstay_failover=debug");
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    /// How each member is reached, whoever it is, by its name.
+    pub fn every_conninfo(&self) -> BTreeMap<String, String> {
+        let pods = self.pods().into_iter();
+        let reached = pods.filter_map(|pod| Some((name(&pod), self.conninfo_of(pod["status"]["podIP"].as_str()?))));
+        reached.collect()
     }
 
-    /// How clients reach them: all hosts, and who of them is wanted.
-    pub fn conninfo(&self, wanted: &str) -> String {
-        let ports: Vec<_> = self.members.iter().map(|it| it.port.to_string()).collect();
-        let hosts = vec!["127.0.0.1"; ports.len()].join(",");
-        let password = PASSWORD.replace('\'', "\\'");
-        format!(
-            "host={hosts} port={} user=postgres password='{password}' dbname=postgres connect_timeout=1 target_session_attrs={wanted}",
-            ports.join(",")
-        )
-    }
-
-    /// Rows of a statement, by whoever accepts it.
-    pub fn query(&self, wanted: &str, statement: &str) -> Option<Vec<Vec<String>>> {
+    /// Rows of a statement, by whoever accepts writes.
+    pub fn query(&self, statement: &str) -> Option<Vec<Vec<String>>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let address = self.conninfo(wanted);
+        let address = self.conninfo();
         runtime.block_on(async {
             let work = async {
                 let (client, connection) = tokio_postgres::connect(&address, NoTls).await.ok()?;
@@ -136,33 +94,47 @@ impl Members {
                 });
                 Some(rows.collect())
             };
-            tokio::time::timeout(Duration::from_secs(5), work).await.ok()?
+            tokio::time::timeout(Duration::from_secs(2), work).await.ok()?
         })
     }
 
     /// Every row there is.
     pub fn rows(&self) -> BTreeSet<u64> {
-        let rows = self.query("read-write", "SELECT id FROM ledger").expect("the primary answers");
+        let rows = self.query("SELECT id FROM ledger").expect("the primary answers");
         rows.iter().map(|row| row[0].parse().unwrap()).collect()
     }
 
-    /// Who accepts writes.
-    pub fn primary(&self) -> usize {
-        let rows = self.query("read-write", "SELECT current_setting('port')").expect("there is a primary");
-        self.members.iter().position(|it| it.port.to_string() == rows[0][0]).unwrap()
+    pub fn pods(&self) -> Vec<Value> {
+        let label = format!("mainstay.dev/database={}", self.name);
+        self.cluster.get(&["pods", "-l", &label])["items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Somebody who does not.
-    pub fn replica(&self) -> usize {
-        (self.primary() + 1) % self.members.len()
+    fn record(&self) -> Value {
+        let lease = self.cluster.get(&["lease", &self.name]);
+        let record = lease["metadata"]["annotations"]["mainstay.dev/record"].as_str().unwrap_or_default();
+        serde_json::from_str(record).unwrap_or_default()
     }
 
-    /// Waits for a primary with everybody else streaming from it.
+    /// Who holds the Lease.
+    pub fn primary(&self) -> String {
+        self.record()["holder"].as_str().expect("somebody holds the Lease").to_owned()
+    }
+
+    /// Somebody else.
+    pub fn replica(&self) -> String {
+        let primary = self.primary();
+        self.pods().iter().map(name).find(|name| *name != primary).unwrap()
+    }
+
+    pub fn node_of(&self, member: &str) -> String {
+        self.cluster.get(&["pod", member])["spec"]["nodeName"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for a primary with everybody else's answer counting for its commits.
     pub fn until_whole(&self, what: &str) {
         let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'quorum'";
-        let whole = (self.members.len() - 1).to_string();
         self.until(&format!("all members are there ({what})"), |it| {
-            it.query("read-write", streaming).is_some_and(|rows| rows[0][0] == whole)
+            it.query(streaming).is_some_and(|rows| rows[0][0] == "2")
         });
     }
 
@@ -176,44 +148,74 @@ impl Members {
 
     /// The ends of all logs.
     pub fn logs(&self) -> String {
-        let mut text = String::new();
-        for index in 0..self.members.len() {
-            let log = fs::read_to_string(self.path(index, "log")).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            text += &format!("--- db-{index}\n{}\n", lines[lines.len().saturating_sub(120)..].join("\n"));
+        let run = |args: &[&str]| {
+            let output = self.cluster.kubectl(args).output().unwrap();
+            format!("--- {}\n{}", args.join(" "), text(&output))
+        };
+        let mut all = run(&["get", "databases,pods", "-o", "wide"]) + &run(&["get", "lease", &self.name, "-o", "yaml"]);
+        for pod in self.pods().iter().map(name) {
+            all += &run(&["logs", &pod, "--tail=120"]);
+            all += &run(&["logs", &pod, "--previous", "--tail=40"]);
         }
+        all
+    }
+
+    /// Runs `mainstay db` and expects success.
+    pub fn db(&self, args: &[&str]) -> String {
+        let mut command = Command::new(MAINSTAY);
+        let output = command.arg("db").args(args).env("KUBECONFIG", self.cluster.dir().join("kubeconfig")).output();
+        let text = text(output.as_ref().unwrap());
+        assert!(output.unwrap().status.success(), "mainstay db {args:?} failed: {text}\n{}", self.logs());
         text
     }
 
-    pub fn server_pid(&self, index: usize) -> i32 {
-        let text = fs::read_to_string(self.path(index, "data/postmaster.pid")).unwrap();
-        text.lines().next().unwrap().parse().unwrap()
+    /// The process of a member's steward, as this machine numbers it.
+    pub fn steward(&self, member: &str) -> i32 {
+        let asks = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            let follows =
+                |word: &str, next: &str| words.windows(2).any(|two| two == [word.as_bytes(), next.as_bytes()]);
+            words.get(1) == Some(&b"steward".as_slice())
+                && follows("--member", member)
+                && follows("--lease", &self.name)
+        };
+        let found = processes().into_iter().find(asks);
+        found.unwrap_or_else(|| panic!("no steward of {member} runs\n{}", self.logs()))
     }
 
-    pub fn kill_server(&mut self, index: usize) {
-        kill(Pid::from_raw(self.server_pid(index)), Signal::SIGKILL).unwrap();
+    /// The process of a member's server.
+    pub fn server(&self, member: &str) -> i32 {
+        let found = children(self.steward(member)).into_iter().find(|pid| command(*pid) == "postgres");
+        found.unwrap_or_else(|| panic!("no server of {member} runs\n{}", self.logs()))
     }
 
-    pub fn kill_steward(&mut self, index: usize) {
-        let mut steward = self.members[index].steward.take().unwrap();
-        steward.kill().unwrap();
-        steward.wait().unwrap();
+    pub fn kill_server(&self, member: &str) {
+        kill(Pid::from_raw(self.server(member)), Signal::SIGKILL).unwrap();
     }
 
-    pub fn kill_all(&mut self) {
-        for index in 0..self.members.len() {
-            self.kill_steward(index);
+    /// Kills the steward and nothing else; its server must be gone soon after.
+    pub fn kill_steward(&self, member: &str) {
+        let (steward, server) = (self.steward(member), self.server(member));
+        kill(Pid::from_raw(steward), Signal::SIGKILL).unwrap();
+        self.until("the server died with its steward", |_| command(server) != "postgres");
+    }
+
+    /// Kills stewards and servers of all members.
+    pub fn kill_all(&self) {
+        let stewards: Vec<i32> = self.pods().iter().map(|pod| self.steward(&name(pod))).collect();
+        for steward in stewards {
+            kill(Pid::from_raw(steward), Signal::SIGKILL).unwrap();
         }
     }
 
     /// SIGSTOP to the server and all its children, and to the steward too.
-    pub fn freeze(&mut self, index: usize, steward: bool) {
-        let server = self.server_pid(index);
-        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
-        let mut pids: Vec<i32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    pub fn freeze(&mut self, member: &str, steward: bool) {
+        let server = self.server(member);
+        let mut pids = children(server);
         pids.push(server);
         if steward {
-            pids.insert(0, self.members[index].steward.as_ref().unwrap().id() as i32);
+            pids.insert(0, self.steward(member));
         }
         for pid in &pids {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
@@ -227,26 +229,32 @@ impl Members {
             let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
         }
     }
-
-    /// Asks for another primary.
-    pub fn switchover(&self) {
-        let before = self.primary();
-        self.plane.k(&["annotate", "lease", "db", "mainstay.dev/switchover="]);
-        self.until("another is primary", |it| {
-            it.query("read-write", "SELECT current_setting('port')")
-                .is_some_and(|rows| rows[0][0] != it.members[before].port.to_string())
-        });
-    }
 }
 
 impl Drop for Members {
     fn drop(&mut self) {
         self.thaw();
-        for member in &mut self.members {
-            if let Some(mut steward) = member.steward.take() {
-                let _ = steward.kill();
-                let _ = steward.wait();
-            }
-        }
     }
+}
+
+fn name(pod: &Value) -> String {
+    pod["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(Path::new("/proc").join(format!("{pid}/task/{pid}/children"))).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The name of a process that is there and not a zombie.
+fn command(pid: i32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let alive = stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'));
+    let name = stat.split_once('(').and_then(|(_, rest)| Some(rest.rsplit_once(')')?.0.to_owned()));
+    name.filter(|_| alive).unwrap_or_default()
 }
