@@ -17,7 +17,7 @@ pub(super) fn status(database: &Database, pods: &[&Pod], lease: Option<&Lease>, 
     let primary = pods.iter().find(|pod| role(pod) == Some("primary") && is_ready(pod));
     let primary = primary.and_then(|pod| pod.metadata.name.as_deref());
     let wanted = usize::try_from(database.spec.replicas).unwrap_or(0);
-    let began = database.status["primary"].is_string() || database.status["epoch"].is_number();
+    let began = database.status["history"].as_array().is_some_and(|it| !it.is_empty());
     let (state, message) = match primary {
         _ if database.metadata.deletion_timestamp.is_some() => ("Deleting", "it is being deleted".to_owned()),
         None if ready == 0 && began => ("Down", "no member answers".to_owned()),

@@ -83,21 +83,34 @@ pub(super) fn names(synchronous: &Synchronous) -> String {
     format!("ANY {} ({names})", synchronous.count)
 }
 
-/// How to reach a member's server.
-pub(super) fn conninfo(settings: &Settings, source: &Source, user: &str) -> String {
-    let (host, port) = source.address.rsplit_once(':').unwrap_or((&source.address, "5432"));
+/// Where libpq finds the password: not in the configuration, whose changes the server writes to its log.
+fn password_file(settings: &Settings) -> PathBuf {
+    settings.data.with_extension("pgpass")
+}
+
+/// Host and port of a member's server.
+pub(super) fn place(source: &Source) -> (&str, u16) {
+    let known = source.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    known.unwrap_or((&source.address, 5432))
+}
+
+/// How to reach a member's server, as this user, and by what name it knows the connection.
+pub(super) fn conninfo(settings: &Settings, source: &Source, user: &str, name: &str) -> String {
+    let (host, port) = place(source);
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     format!(
-        "host={} port={port} user={user} password={} application_name={} dbname=postgres connect_timeout=2 sslmode=prefer \
+        "host={} port={port} user={user} passfile={} application_name={} dbname=postgres connect_timeout=2 sslmode=prefer \
          keepalives_idle=1 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=3000",
         quoted(host),
-        quoted(&settings.password),
-        quoted(settings.member.as_str())
+        quoted(&password_file(settings).display().to_string()),
+        quoted(name)
     )
 }
 
 /// All files for a start.
 pub(super) fn prepare(settings: &Settings, wanted: &Wanted, replica: bool) -> Result<()> {
+    let password = settings.password.replace('\\', "\\\\").replace(':', "\\:");
+    write(settings, &password_file(settings), &format!("*:*:*:*:{password}\n"))?;
     write_configuration(settings, wanted)?;
     let mut access = String::from("# Written by Mainstay.\n");
     for line in &settings.access {
@@ -136,7 +149,10 @@ pub(super) fn write_configuration(settings: &Settings, wanted: &Wanted) -> Resul
     line("hba_file", &settings.data.join("mainstay_hba.conf").display().to_string());
     line("synchronous_standby_names", &names(&wanted.synchronous));
     let source = wanted.source.as_ref();
-    line("primary_conninfo", &source.map_or(String::new(), |it| conninfo(settings, it, "replicator")));
+    line(
+        "primary_conninfo",
+        &source.map_or(String::new(), |it| conninfo(settings, it, "replicator", settings.member.as_str())),
+    );
     line("primary_slot_name", &source.map_or(String::new(), |_| slot(&settings.member)));
     write(settings, &configuration(settings), &text)
 }

@@ -33,6 +33,8 @@ use super::{Engine, Observation, Rebuild, ServerCommand, Source, Standby, Start,
 use crate::core::{MemberId, Role};
 use session::Session;
 
+/// The name by which connections that copy files are known.
+const COPY: &str = "mainstay copy";
 /// How long one statement of the steward may take.
 const STATEMENT: Duration = Duration::from_secs(2);
 /// Between two looks at something that is awaited.
@@ -210,7 +212,7 @@ const STANDS_STILL: &str = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver), EX
     WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')";
 
 const STANDBYS: &str = "SELECT application_name, coalesce(pg_wal_lsn_diff(flush_lsn, '0/0'), 0), state = 'streaming' \
-    FROM pg_stat_replication WHERE usename = 'replicator' AND application_name <> 'pg_basebackup'";
+    FROM pg_stat_replication WHERE usename = 'replicator' AND application_name <> 'mainstay copy'";
 
 fn number(text: &str) -> Result<u64> {
     text.parse().map_err(|_| PostgresError::Answer(text.to_owned()))

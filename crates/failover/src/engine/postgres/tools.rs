@@ -104,7 +104,8 @@ async fn clone(settings: &Settings, source: &Source) -> Result<()> {
     begin(settings)?;
     let mut backup = command(settings, "pg_basebackup");
     backup.arg("-D").arg(&settings.data).args(["-X", "stream", "--checkpoint=fast", "--no-password"]);
-    backup.arg("-d").arg(files::conninfo(settings, source, "replicator"));
+    // Not by the member's name: a copy that is being made is no replica, and its answers must not count for commits.
+    backup.arg("-d").arg(files::conninfo(settings, source, "replicator", super::COPY));
     run(backup, "").await?;
     files::remove(&files::incomplete(settings))
 }
@@ -118,7 +119,7 @@ async fn rewind(settings: &Settings, source: &Source) -> Result<()> {
     files::write(settings, &files::incomplete(settings), "")?;
     let mut rewind = command(settings, "pg_rewind");
     rewind.arg("-D").arg(&settings.data).arg(format!("--config-file={}", files::configuration(settings).display()));
-    rewind.arg(format!("--source-server={}", files::conninfo(settings, source, "postgres")));
+    rewind.arg(format!("--source-server={}", files::conninfo(settings, source, "postgres", super::COPY)));
     match run(rewind, "").await {
         // It sees no difference where there is one: two primaries took the same number for their timelines.
         Ok(said) if said.contains("no rewind required") => clone(settings, source).await,
@@ -133,7 +134,10 @@ async fn rewind(settings: &Settings, source: &Source) -> Result<()> {
 
 async fn checkpoint(settings: &Settings, source: &Source) -> Result<()> {
     let unreachable = |error| PostgresError::Connect { socket: source.address.clone().into(), source: error };
-    let config: tokio_postgres::Config = files::conninfo(settings, source, "postgres").parse().map_err(unreachable)?;
+    let mut config = tokio_postgres::Config::new();
+    let (host, port) = files::place(source);
+    config.host(host).port(port).user("postgres").password(&settings.password).dbname("postgres");
+    config.connect_timeout(super::STATEMENT);
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(unreachable)?;
     let work = tokio::spawn(connection);
     let done = tokio::time::timeout(CHECKPOINT, client.simple_query("CHECKPOINT")).await;

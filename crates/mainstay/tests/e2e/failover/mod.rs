@@ -16,6 +16,8 @@ use witness::Witness;
 
 /// Longest gap any fault may cause before the test calls it a hang; the figures themselves are judged by the bench.
 const GAP_MAX: Duration = Duration::from_secs(15);
+/// How long a flapping link is down, and up.
+const FLAP: Duration = Duration::from_millis(300);
 /// How long the API is away.
 const API_AWAY: Duration = Duration::from_secs(5);
 
@@ -80,6 +82,55 @@ fn node_killed(members: &mut Members) {
 
 fn all_killed(members: &mut Members) {
     trial("all-killed", members, |it| it.kill_all(), |_| {});
+}
+
+fn everything_stopped(members: &mut Members) {
+    trial("everything-stopped", members, |it| it.freeze(&it.primary(), true), Members::thaw);
+}
+
+fn replica_killed(members: &mut Members) {
+    trial("replica-killed", members, |it| it.kill_steward(&it.replica()), |_| {});
+}
+
+fn node_isolated(members: &mut Members) {
+    let target = format!("node/{}", members.node_of(&members.primary()));
+    let isolate = |it: &mut Members| {
+        it.cluster.ok(&["fault", "isolate", &target]);
+    };
+    trial("node-isolated", members, isolate, |it| {
+        it.cluster.ok(&["fault", "heal", &target]);
+    });
+}
+
+fn link_flaps(members: &mut Members) {
+    let target = format!("node/{}", members.node_of(&members.primary()));
+    let flap = |it: &mut Members| {
+        for _ in 0..5 {
+            it.cluster.ok(&["fault", "isolate", &target]);
+            std::thread::sleep(FLAP);
+            it.cluster.ok(&["fault", "heal", &target]);
+            std::thread::sleep(FLAP);
+        }
+    };
+    trial("link-flapping", members, flap, |_| {});
+}
+
+fn rolling_restart(members: &mut Members) {
+    let restart = |it: &mut Members| {
+        it.db(&["restart", &it.name]);
+    };
+    trial("rolling-restart", members, restart, |_| {});
+}
+
+#[test]
+#[ignore = "takes minutes: `cargo xtask bench failover` runs it"]
+fn the_whole_matrix() {
+    let mut members = Members::start("");
+    let well = [server_killed, switchover, server_stopped, everything_stopped, api_down];
+    let hard = [node_killed, node_isolated, link_flaps, rolling_restart, replica_killed, steward_killed, all_killed];
+    for trial in well.into_iter().chain(hard) {
+        trial(&mut members);
+    }
 }
 
 #[test]
