@@ -231,6 +231,8 @@ pub mod names {
     pub const PAUSED: &str = "mainstay.dev/paused";
     /// On the Service of the primary: connections to a former primary are reset. Only Mainstay's own services know it.
     pub const CUT: &str = "mainstay.dev/cut-removed-endpoints";
+    /// On a pod: whether Mainstay's nodes stop it when they lose the API.
+    pub const RUNS_ONCE: &str = "mainstay.dev/runs-once";
     /// On the Lease: what the members agree upon, as JSON.
     pub const RECORD: &str = "mainstay.dev/record";
     /// Port on which stewards answer each other, probes and the metrics.

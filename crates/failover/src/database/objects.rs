@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kind::names::{CUT, DATA, DATABASE, PASSWORD, ROLE, SECRETS, STEWARD_PORT, STEWARD_SECRET};
+use super::kind::names::{CUT, DATA, DATABASE, PASSWORD, ROLE, RUNS_ONCE, SECRETS, STEWARD_PORT, STEWARD_SECRET};
 use super::kind::{Database, EngineName};
 
 /// The image of members when none is named.
@@ -203,7 +203,12 @@ impl<'a> Planned<'a> {
         if let Some(class) = &template.priority_class_name {
             pod["priorityClassName"] = json!(class);
         }
-        json!({"metadata": {"labels": labels, "annotations": template.annotations}, "spec": pod})
+        // A node that lost the API would stop pods that must not run twice; who may write the members' own Lease settles better.
+        let mut annotations = json!({RUNS_ONCE: "false"});
+        for (key, value) in &template.annotations {
+            annotations[key] = json!(value);
+        }
+        json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": pod})
     }
 
     fn container(&self) -> Value {
