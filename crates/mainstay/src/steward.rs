@@ -10,6 +10,7 @@ use kube::Client;
 use mainstay_failover::core::timing::Timing;
 use mainstay_failover::core::{MemberId, Policy};
 use mainstay_failover::engine::postgres::{self, Postgres};
+use mainstay_failover::engine::redis::{self, Redis};
 use mainstay_failover::lease::LeaseStore;
 use mainstay_failover::peer::Secret;
 use mainstay_failover::publish::{Pods, publish};
@@ -98,10 +99,12 @@ pub struct StewardArgs {
 }
 
 /// Which database.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
     /// PostgreSQL 13 to 18.
     Postgres,
+    /// Redis 7.
+    Redis,
 }
 
 /// Where a peer is reached.
@@ -140,7 +143,10 @@ pub async fn run(args: StewardArgs) -> Result<(), AnyError> {
     let limit = Duration::from_millis(timing.request_ms);
     let store = LeaseStore::new(client.clone(), &args.namespace, &args.lease, args.ttl_ms, limit);
     let shared = Secret::new(secret(&args.secret_file)?.as_bytes());
-    let engine = Postgres::new(postgres_settings(&args)?);
+    let engine = match args.engine {
+        EngineKind::Postgres => Either::Postgres(Postgres::new(postgres_settings(&args)?)),
+        EngineKind::Redis => Either::Redis(Redis::new(redis_settings(&args)?)),
+    };
     let (report, reports) = watch::channel(None);
     let local = LocalSet::new();
     if !args.no_pod {
@@ -149,8 +155,17 @@ pub async fn run(args: StewardArgs) -> Result<(), AnyError> {
         local.spawn_local(publish(pods, reports));
     }
     let settings = settings(args, timing)?;
-    local.run_until(steward::run(settings, engine, store, shared, report)).await?;
+    match engine {
+        Either::Postgres(engine) => local.run_until(steward::run(settings, engine, store, shared, report)).await?,
+        Either::Redis(engine) => local.run_until(steward::run(settings, engine, store, shared, report)).await?,
+    }
     Ok(())
+}
+
+/// One of the engines.
+enum Either {
+    Postgres(Postgres),
+    Redis(Redis),
 }
 
 fn settings(args: StewardArgs, timing: Timing) -> Result<Settings, AnyError> {
@@ -163,6 +178,7 @@ fn settings(args: StewardArgs, timing: Timing) -> Result<Settings, AnyError> {
             timing,
             synchronous: args.synchronous.min(peers.len()),
             strict: !args.available,
+            all_vote: args.engine == EngineKind::Redis,
             lag_max: args.lag_max,
         },
         peers,
@@ -183,6 +199,19 @@ fn postgres_settings(args: &StewardArgs) -> Result<postgres::Settings, AnyError>
         password: secret(&args.password_file)?,
         parameters: args.parameters.iter().cloned().collect(),
         access: args.access.clone(),
+        user: args.user,
+    })
+}
+
+fn redis_settings(args: &StewardArgs) -> Result<redis::Settings, AnyError> {
+    Ok(redis::Settings {
+        member: MemberId::new(&args.member),
+        data: std::path::absolute(&args.data)?,
+        programs: args.programs.clone(),
+        listen: args.address.clone(),
+        port: args.port,
+        password: secret(&args.password_file)?,
+        parameters: args.parameters.iter().cloned().collect(),
         user: args.user,
     })
 }

@@ -191,8 +191,11 @@ fn keep(view: &View<'_>, record: &Record) -> Action {
     let may_stand =
         |id: &MemberId| view.peers.get(id).and_then(|it| it.standing.as_ref()).is_some_and(|it| it.priority > 0);
     let streaming = standbys.iter().filter(|it| it.streaming && may_stand(&it.member));
-    let healthy: BTreeSet<MemberId> = streaming.map(|it| it.member.clone()).collect();
+    let mut healthy: BTreeSet<MemberId> = streaming.map(|it| it.member.clone()).collect();
     let diverged: BTreeSet<MemberId> = view.alive().filter(|(_, it)| it.diverged).map(|(id, _)| id.clone()).collect();
+    if view.policy.all_vote && !healthy.is_empty() {
+        healthy.extend(view.peers.keys().filter(|id| !diverged.contains(*id)).cloned());
+    }
     let copies = Copies { record, me: &view.me.id, synchronous, since: *since, standbys };
     match quorum::next(copies, &healthy, &diverged, view.policy) {
         Step::Stay | Step::CatchUp => Action::Wait,

@@ -19,13 +19,15 @@ pub struct Policy {
     pub synchronous: usize,
     /// Refuse writes rather than acknowledge them with fewer replicas than that (at least one).
     pub strict: bool,
+    /// Every member votes, well or not: for engines whose acknowledgements may come from any of them, whatever was agreed.
+    pub all_vote: bool,
     /// Asynchronous: who is further behind than this is not elected.
     pub lag_max: u64,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { timing: Timing::default(), synchronous: 1, strict: true, lag_max: 1 << 20 }
+        Self { timing: Timing::default(), synchronous: 1, strict: true, all_vote: false, lag_max: 1 << 20 }
     }
 }
 

@@ -38,6 +38,8 @@ pub enum EngineName {
     /// PostgreSQL.
     #[default]
     Postgres,
+    /// Redis.
+    Redis,
 }
 
 impl EngineName {
@@ -45,6 +47,7 @@ impl EngineName {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Redis => "redis",
         }
     }
 
@@ -52,6 +55,7 @@ impl EngineName {
     pub fn port(self) -> u16 {
         match self {
             Self::Postgres => 5432,
+            Self::Redis => 6379,
         }
     }
 }

@@ -90,11 +90,13 @@ impl<'a> Planned<'a> {
 
     /// The superuser's password and where to use it, in the form clients and frameworks read; and the stewards' secret.
     fn secret(&self, password: &mut dyn FnMut() -> String) -> Value {
-        let EngineName::Postgres = self.engine;
-        let (user, secret) = ("postgres", password());
+        let secret = password();
         let host = format!("{}-primary.{}.svc", self.name, self.namespace);
         let port = self.engine.port().to_string();
-        let uri = format!("postgresql://{user}:{secret}@{host}:{port}/postgres");
+        let (user, uri) = match self.engine {
+            EngineName::Postgres => ("postgres", format!("postgresql://postgres:{secret}@{host}:{port}/postgres")),
+            EngineName::Redis => ("default", format!("redis://:{secret}@{host}:{port}")),
+        };
         let data = json!({
             "username": user, PASSWORD: secret, "host": host, "port": port, "uri": uri, STEWARD_SECRET: password(),
         });
@@ -245,7 +247,6 @@ impl<'a> Planned<'a> {
     /// this is, where the programs are, and which number the server's user has.
     fn command(&self) -> String {
         let spec = &self.database.spec;
-        let EngineName::Postgres = self.engine;
         let mut script = "set --\n".to_owned();
         let mut line = |text: String| {
             // Writing to a text cannot fail.
@@ -266,14 +267,18 @@ impl<'a> Planned<'a> {
         if !spec.synchronous.strict {
             line("set -- \"$@\" --available".to_owned());
         }
-        let programs = spec.version.as_ref().map_or_else(
-            || "\"$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)\"".to_owned(),
-            |version| format!("/usr/lib/postgresql/{}/bin", version.split('.').next().unwrap_or_default()),
-        );
+        let user = self.engine.as_str();
+        let programs = match (self.engine, &spec.version) {
+            (EngineName::Redis, _) => "\"$(dirname \"$(command -v redis-server)\")\"".to_owned(),
+            (EngineName::Postgres, None) => "\"$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)\"".to_owned(),
+            (EngineName::Postgres, Some(version)) => {
+                format!("/usr/lib/postgresql/{}/bin", version.split('.').next().unwrap_or_default())
+            }
+        };
         let milliseconds = |text: Result<Duration, String>, default: u128| text.map_or(default, |it| it.as_millis());
         line(format!(
-            "exec mainstay steward --member \"$POD_NAME\" --namespace \"$POD_NAMESPACE\" --lease {} --data {DATA}/data \\\n  \
-             --programs {programs} --user \"$(id -u postgres):$(id -g postgres)\" --port {} \\\n  \
+            "exec mainstay steward --engine {user} --member \"$POD_NAME\" --namespace \"$POD_NAMESPACE\" --lease {} --data {DATA}/data \\\n  \
+             --programs {programs} --user \"$(id -u {user}):$(id -g {user})\" --port {} \\\n  \
              --password-file {SECRETS}/{PASSWORD} --secret-file {SECRETS}/{STEWARD_SECRET} \\\n  \
              --synchronous {} --lag-max {} --ttl-ms {} --renewal-ms {} \"$@\"",
             self.name,

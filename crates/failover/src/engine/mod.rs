@@ -5,6 +5,7 @@
 //! while the server does not run; the others only while it does.
 
 pub mod postgres;
+pub mod redis;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -127,8 +128,8 @@ pub trait Engine {
     /// Makes what the primary keeps for its replicas right for exactly these members (slots, users).
     async fn serve(&self, replicas: &BTreeSet<MemberId>) -> Result<(), Self::Error>;
 
-    /// Makes the files those of `source`.
-    async fn rebuild(&self, source: &Source, how: Rebuild) -> Result<(), Self::Error>;
+    /// Makes the files those of `source`, whose data has the identity `system`.
+    async fn rebuild(&self, source: &Source, how: Rebuild, system: Option<&str>) -> Result<(), Self::Error>;
 
     /// Gets a switchover ready, so that it is short: for example writes dirty pages out.
     async fn prepare_switchover(&self) -> Result<(), Self::Error>;

@@ -231,7 +231,7 @@ async fn perform<E: Engine>(
                 }
             }
             let source = source.ok_or("no source")?;
-            engine.rebuild(&source, *how).await.map_err(text)?;
+            engine.rebuild(&source, *how, wanted.as_deref()).await.map_err(text)?;
             return Ok(outcome);
         }
         Action::Promote(synchronous, _) => {

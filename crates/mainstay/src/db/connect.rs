@@ -22,9 +22,18 @@ pub async fn run(client: &Client, namespace: &str, database: &Database, more: &[
     let service = services.get(&format!("{name}-primary")).await?;
     let address = service.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
     let port = database.spec.engine.port().to_string();
-    let EngineName::Postgres = database.spec.engine;
-    let mut shell = Command::new("psql");
-    shell.args(["-h", &address, "-p", &port, "-U", "postgres", "-d", "postgres"]).env("PGPASSWORD", password);
+    let mut shell = match database.spec.engine {
+        EngineName::Postgres => {
+            let mut shell = Command::new("psql");
+            shell.args(["-h", &address, "-p", &port, "-U", "postgres", "-d", "postgres"]).env("PGPASSWORD", password);
+            shell
+        }
+        EngineName::Redis => {
+            let mut shell = Command::new("redis-cli");
+            shell.args(["-h", &address, "-p", &port]).env("REDISCLI_AUTH", password);
+            shell
+        }
+    };
     let error = shell.args(more).exec();
     Err(format!("cannot run {}: {error}; install the database's client", shell.get_program().to_string_lossy()).into())
 }

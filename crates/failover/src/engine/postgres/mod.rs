@@ -347,7 +347,7 @@ impl Engine for Postgres {
         Ok(())
     }
 
-    async fn rebuild(&self, source: &Source, how: Rebuild) -> Result<()> {
+    async fn rebuild(&self, source: &Source, how: Rebuild, _: Option<&str>) -> Result<()> {
         *self.session.borrow_mut() = None;
         tools::rebuild(&self.settings, source, how).await
     }
