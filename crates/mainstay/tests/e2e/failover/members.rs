@@ -16,6 +16,8 @@ use crate::cluster::{Cluster, MAINSTAY, PATIENCE, text};
 
 /// Where Debian's package puts PostgreSQL's programs.
 const INSTALLED: &str = "/usr/lib/postgresql";
+/// The programs that are watched.
+const SERVERS: [&str; 2] = ["postgres", "redis-server"];
 /// Small, and no slower than they must be: three of them share this machine.
 const PARAMETERS: &str = "{shared_buffers: 16MB, max_connections: '30', max_wal_size: 256MB}";
 
@@ -35,14 +37,21 @@ pub struct Members {
 }
 
 impl Members {
-    /// Starts everything, and waits until a write is on more than one member.
-    pub fn start(more: &str) -> Self {
+    /// PostgreSQL; and waits until a write is on more than one member.
+    pub fn start() -> Self {
+        let all = Self::of("postgres", &format!("  parameters: {PARAMETERS}\n"));
+        all.until_whole("the beginning");
+        all.query("CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)").unwrap();
+        all
+    }
+
+    /// Any engine, not waited for.
+    pub fn of(engine: &str, more: &str) -> Self {
         let cluster = Cluster::new();
-        let name = format!("pg{}", std::process::id());
+        let name = format!("{engine}{}", std::process::id());
         let manifest = cluster.dir().join("database.yaml");
         let text = format!(
-            "apiVersion: mainstay.dev/v1alpha1\nkind: Database\nmetadata: {{name: {name}}}\nspec:\n  engine: postgres\n  \
-             parameters: {PARAMETERS}\n{more}"
+            "apiVersion: mainstay.dev/v1alpha1\nkind: Database\nmetadata: {{name: {name}}}\nspec:\n  engine: {engine}\n{more}"
         );
         fs::write(&manifest, text).unwrap();
         cluster.start(&[manifest.to_str().unwrap()]);
@@ -56,9 +65,12 @@ impl Members {
         let secret = all.cluster.get(&["secret", &all.name]);
         let password = base64::engine::general_purpose::STANDARD.decode(secret["data"]["password"].as_str().unwrap());
         all.password = String::from_utf8(password.unwrap()).unwrap();
-        all.until_whole("the beginning");
-        all.query("CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)").unwrap();
         all
+    }
+
+    /// Address of the primary's Service, and the password.
+    pub fn service(&self) -> (&str, &str) {
+        (&self.address, &self.password)
     }
 
     /// How clients reach whoever accepts writes: by the Service.
@@ -138,6 +150,13 @@ impl Members {
         });
     }
 
+    /// Waits until the Database says that all is well.
+    pub fn until_healthy(&self, what: &str) {
+        self.until(&format!("the database is healthy ({what})"), |it| {
+            it.cluster.get(&["database", &it.name])["status"]["state"] == "Healthy"
+        });
+    }
+
     pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let since = Instant::now();
         while !holds(self) {
@@ -186,7 +205,7 @@ impl Members {
 
     /// The process of a member's server.
     pub fn server(&self, member: &str) -> i32 {
-        let found = children(self.steward(member)).into_iter().find(|pid| command(*pid) == "postgres");
+        let found = children(self.steward(member)).into_iter().find(|pid| SERVERS.contains(&command(*pid).as_str()));
         found.unwrap_or_else(|| panic!("no server of {member} runs\n{}", self.logs()))
     }
 
@@ -198,7 +217,7 @@ impl Members {
     pub fn kill_steward(&self, member: &str) {
         let (steward, server) = (self.steward(member), self.server(member));
         kill(Pid::from_raw(steward), Signal::SIGKILL).unwrap();
-        self.until("the server died with its steward", |_| command(server) != "postgres");
+        self.until("the server died with its steward", |_| !SERVERS.contains(&command(server).as_str()));
     }
 
     /// Kills stewards and servers of all members.

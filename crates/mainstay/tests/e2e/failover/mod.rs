@@ -6,6 +6,7 @@
 
 mod ledger;
 mod members;
+mod redis;
 mod witness;
 
 use std::time::Duration;
@@ -125,7 +126,7 @@ fn rolling_restart(members: &mut Members) {
 #[test]
 #[ignore = "takes minutes: `cargo xtask bench failover` runs it"]
 fn the_whole_matrix() {
-    let mut members = Members::start("");
+    let mut members = Members::start();
     let well = [server_killed, switchover, server_stopped, everything_stopped, api_down];
     let hard = [node_killed, node_isolated, link_flaps, rolling_restart, replica_killed, steward_killed, all_killed];
     for trial in well.into_iter().chain(hard) {
@@ -136,7 +137,7 @@ fn the_whole_matrix() {
 #[test]
 fn postgres_outlives_its_primary() {
     assert!(installed(), "Debian's package postgresql is not installed; `cargo xtask test` installs it");
-    let mut members = Members::start("");
+    let mut members = Members::start();
     for trial in [server_killed, switchover, server_stopped, api_down, steward_killed, node_killed, all_killed] {
         trial(&mut members);
     }
