@@ -122,6 +122,8 @@ fn each_member_starts_its_steward_with_words_of_its_own() {
     let text = String::from_utf8(output.stdout).unwrap();
     let expected = [
         "steward",
+        "--engine",
+        "postgres",
         "--member",
         "shop-1",
         "--namespace",
@@ -172,14 +174,15 @@ fn the_status_says_what_the_pods_say() {
     let said = |text: &str| [("mainstay.dev/position".to_owned(), text.to_owned())].into();
     (b.metadata.annotations, c.metadata.annotations) = (Some(said("2/5000")), Some(said("2/1400")));
     let reason = ("mainstay.dev/steward".to_owned(), "it holds the lease".to_owned());
-    b.metadata.annotations.as_mut().unwrap().extend([reason]);
+    let lags = ("mainstay.dev/lags".to_owned(), r#"{"shop-0": 10, "shop-2": 3600}"#.to_owned());
+    b.metadata.annotations.as_mut().unwrap().extend([reason, lags]);
     let state =
         |database: &Database, pods: &[&Pod]| status(database, pods, None, now)["state"].as_str().unwrap().to_owned();
     assert_eq!(state(&database, &[&a]), "Creating");
     let two = status(&database, &[&c, &b, &a], Some(&lease), now);
     assert_eq!((&two["state"], &two["primary"], &two["ready"]), (&json!("Degraded"), &json!("shop-1"), &json!("2/3")));
     let member = json!({
-        "name": "shop-1", "role": "primary", "state": "Ready", "node": "node-1", "position": "2/5000", "lag": 0,
+        "name": "shop-1", "role": "primary", "state": "Ready", "node": "node-1", "position": "2/5000",
         "message": "it holds the lease",
     });
     assert_eq!(two["members"][1], member);

@@ -36,7 +36,7 @@ pub enum RespError {
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub(super) enum Reply {
     /// Text, or a status.
     Text(String),
     /// A number.
@@ -49,7 +49,7 @@ pub enum Reply {
 
 impl Reply {
     /// The text, if it is one.
-    pub fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
@@ -57,7 +57,7 @@ impl Reply {
     }
 
     /// The texts of a list.
-    pub fn texts(&self) -> Vec<&str> {
+    pub(super) fn texts(&self) -> Vec<&str> {
         match self {
             Self::List(all) => all.iter().filter_map(Self::text).collect(),
             _ => Vec::new(),
@@ -67,7 +67,7 @@ impl Reply {
 
 /// A connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     stream: BufReader<TcpStream>,
 }
 
@@ -76,7 +76,7 @@ impl Connection {
     ///
     /// # Errors
     /// When nobody listens, or the password is wrong.
-    pub async fn open(address: &str, password: Option<&str>) -> Result<Self, RespError> {
+    pub(super) async fn open(address: &str, password: Option<&str>) -> Result<Self, RespError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut connection = Self { stream: BufReader::new(stream) };
@@ -91,7 +91,7 @@ impl Connection {
     ///
     /// # Errors
     /// See [`RespError`].
-    pub async fn call(&mut self, command: &[&str]) -> Result<Reply, RespError> {
+    pub(super) async fn call(&mut self, command: &[&str]) -> Result<Reply, RespError> {
         self.stream.write_all(&encode(command)).await?;
         match self.read(0).await? {
             Ok(reply) => Ok(reply),
