@@ -237,9 +237,11 @@ impl<'a> Planned<'a> {
                 {"name": "system", "mountPath": SECRETS, "readOnly": true},
             ],
         });
-        if !self.database.spec.resources.is_null() {
-            container["resources"] = self.database.spec.resources.clone();
-        }
+        // Without any request it would get processor time only when nobody else wants it, and lose its Lease.
+        container["resources"] = match &self.database.spec.resources {
+            Value::Null => json!({"requests": {"cpu": "250m", "memory": "128Mi"}}),
+            own => own.clone(),
+        };
         container
     }
 

@@ -37,9 +37,9 @@ pub struct Members {
 }
 
 impl Members {
-    /// PostgreSQL; and waits until a write is on more than one member.
-    pub fn start() -> Self {
-        let all = Self::of("postgres", &format!("  parameters: {PARAMETERS}\n"));
+    /// PostgreSQL with these further settings; and waits until a write is on more than one member.
+    pub fn start(more: &str) -> Self {
+        let all = Self::of("postgres", &format!("  parameters: {PARAMETERS}\n{more}"));
         all.until_whole("the beginning");
         all.query("CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)").unwrap();
         all

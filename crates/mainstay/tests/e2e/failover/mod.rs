@@ -16,7 +16,9 @@ use members::{Members, installed};
 use witness::Witness;
 
 /// Longest gap any fault may cause before the test calls it a hang; the figures themselves are judged by the bench.
-const GAP_MAX: Duration = Duration::from_secs(15);
+const GAP_MAX: Duration = Duration::from_secs(30);
+/// For a machine that does much else at the same time; what the defaults reach is measured by the bench.
+const PATIENT: &str = "  ttl: 4s\n  renewal: 600ms\n";
 /// How long a flapping link is down, and up.
 const FLAP: Duration = Duration::from_millis(300);
 /// How long the API is away.
@@ -126,7 +128,7 @@ fn rolling_restart(members: &mut Members) {
 #[test]
 #[ignore = "takes minutes: `cargo xtask bench failover` runs it"]
 fn the_whole_matrix() {
-    let mut members = Members::start();
+    let mut members = Members::start("");
     let well = [server_killed, switchover, server_stopped, everything_stopped, api_down];
     let hard = [node_killed, node_isolated, link_flaps, rolling_restart, replica_killed, steward_killed, all_killed];
     for trial in well.into_iter().chain(hard) {
@@ -137,7 +139,7 @@ fn the_whole_matrix() {
 #[test]
 fn postgres_outlives_its_primary() {
     assert!(installed(), "Debian's package postgresql is not installed; `cargo xtask test` installs it");
-    let mut members = Members::start();
+    let mut members = Members::start(PATIENT);
     for trial in [server_killed, switchover, server_stopped, api_down, steward_killed, node_killed, all_killed] {
         trial(&mut members);
     }

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use super::PATIENT;
 use super::members::Members;
 use crate::cluster::PATIENCE;
 
@@ -74,7 +75,7 @@ fn trial(name: &str, members: &Members, from: u64, fault: impl Fn(&Members)) {
 
 #[test]
 fn redis_outlives_its_primary() {
-    let members = Members::of("redis", "");
+    let members = Members::of("redis", PATIENT);
     trial("server-killed", &members, 0, |it| it.kill_server(&it.primary()));
     trial("steward-killed", &members, 1_000_000, |it| it.kill_steward(&it.primary()));
     trial("all-killed", &members, 2_000_000, Members::kill_all);
