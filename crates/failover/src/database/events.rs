@@ -11,7 +11,7 @@ pub(super) fn events(before: &Value, after: &Value) -> Vec<Event> {
     if before["epoch"] != after["epoch"] && !new.is_empty() && after["state"] != "FailingOver" {
         let was = if old.is_empty() { String::new() } else { format!(", in place of {old}") };
         let note = format!("{new} is the primary of epoch {}{was}", after["epoch"]);
-        all.push(event(EventType::Normal, "PrimaryElected", note));
+        all.push(event(EventType::Normal, "PrimaryElected", &note));
     }
     if before["state"] != after["state"] {
         let kind = match after["state"].as_str() {
@@ -20,20 +20,20 @@ pub(super) fn events(before: &Value, after: &Value) -> Vec<Event> {
         };
         let available = after["conditions"].as_array().into_iter().flatten().find(|it| it["type"] == "Available");
         let note = available.map(|it| text(&it["message"])).unwrap_or_default();
-        all.push(event(kind, &text(&after["state"]), note));
+        all.push(event(kind, &text(&after["state"]), &note));
     }
     for member in after["members"].as_array().into_iter().flatten() {
         let refusal = text(&member["refusal"]);
         let former = before["members"].as_array().into_iter().flatten().find(|it| it["name"] == member["name"]);
         if !refusal.is_empty() && former.is_none_or(|it| it["refusal"] != member["refusal"]) {
             let note = format!("{} does not stand for primary: {refusal}", text(&member["name"]));
-            all.push(event(EventType::Warning, "NotElected", note));
+            all.push(event(EventType::Warning, "NotElected", &note));
         }
     }
     all
 }
 
-fn event(type_: EventType, reason: &str, note: String) -> Event {
+fn event(type_: EventType, reason: &str, note: &str) -> Event {
     // The API's limit for a note is 1024 bytes.
     let note: String = note.chars().take(250).collect();
     Event { type_, reason: reason.to_owned(), note: Some(note), action: "Observed".to_owned(), secondary: None }

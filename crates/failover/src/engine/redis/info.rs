@@ -125,6 +125,8 @@ fn last_mark(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -163,6 +163,8 @@ fn encode(command: &[&str]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use tokio::net::TcpListener;
 
