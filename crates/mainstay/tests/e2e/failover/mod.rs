@@ -125,12 +125,46 @@ fn rolling_restart(members: &mut Members) {
     trial("rolling-restart", members, restart, |_| {});
 }
 
+fn replica_made_anew(members: &mut Members) {
+    let reinit = |it: &mut Members| {
+        it.db(&["reinit", &it.name, &it.replica()]);
+    };
+    trial("replica-made-anew", members, reinit, |_| {});
+}
+
+/// What people see and do.
+fn verbs(members: &mut Members) {
+    members.until_healthy("the verbs");
+    let (name, primary) = (members.name.clone(), members.primary());
+    let table = members.cluster.k(&["get", "databases"]);
+    for word in [primary.as_str(), "3/3", "Healthy"] {
+        assert!(table.contains(word), "{word} is missing:\n{table}");
+    }
+    assert!(members.db(&["ls"]).contains("Healthy"));
+    assert!(members.db(&["status", &name]).contains("it receives from the primary"));
+    assert!(members.db(&["history", &name]).contains(&primary));
+    assert_eq!(members.db(&["connect", &name, "--", "-Atc", "SELECT 41 + 1"]).trim(), "42");
+    members.db(&["pause", &name]);
+    members.until("the database is paused", |it| it.db(&["ls"]).contains("Paused"));
+    members.db(&["resume", &name]);
+    members.until_healthy("a pause");
+}
+
 #[test]
 #[ignore = "takes minutes: `cargo xtask bench failover` runs it"]
 fn the_whole_matrix() {
     let mut members = Members::start("");
     let well = [server_killed, switchover, server_stopped, everything_stopped, api_down];
-    let hard = [node_killed, node_isolated, link_flaps, rolling_restart, replica_killed, steward_killed, all_killed];
+    let hard = [
+        node_killed,
+        node_isolated,
+        link_flaps,
+        rolling_restart,
+        replica_made_anew,
+        replica_killed,
+        steward_killed,
+        all_killed,
+    ];
     for trial in well.into_iter().chain(hard) {
         trial(&mut members);
     }
@@ -140,6 +174,7 @@ fn the_whole_matrix() {
 fn postgres_outlives_its_primary() {
     assert!(installed(), "Debian's package postgresql is not installed; `cargo xtask test` installs it");
     let mut members = Members::start(PATIENT);
+    verbs(&mut members);
     for trial in [server_killed, switchover, server_stopped, api_down, steward_killed, node_killed, all_killed] {
         trial(&mut members);
     }
