@@ -6,7 +6,8 @@
 //!
 //! Guarantees: helper and command share a cgroup of their own and are killed together when the [`Exec`] is dropped (a
 //! probe's timeout, a closed connection), at whatever point of the start they are. They also die with the agent's thread
-//! that started them: start them on a thread that stays.
+//! that started them: start them on a thread that stays. What a command that ended by itself leaves running in the background
+//! goes on as part of the container, as in Kubernetes.
 //!
 //! A command has the container's user, groups, capabilities, environment and working directory.
 
@@ -118,13 +119,16 @@ impl Exec {
         Ok((Self { group: group(&child), child }, Streams::Pipes { stdin, stdout, stderr }))
     }
 
-    /// Waits for the end; answers the command's exit code.
+    /// Waits for the end; answers the command's exit code. What the command left running is the container's from then on.
     ///
     /// # Errors
     /// When the helper cannot be waited for.
     pub async fn wait(&mut self) -> io::Result<i32> {
         use std::os::unix::process::ExitStatusExt as _;
         let status = self.child.wait().await?;
+        if let Some(group) = self.group.take_if(|_| status.code().is_some()) {
+            group.dissolve();
+        }
         Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
     }
 }
@@ -212,7 +216,7 @@ fn start(config: &ExecConfig) -> Result<nix::unistd::Pid, String> {
     }
     // A container of a former version has none.
     let filters = if dir.join(FILTERS).exists() { read_json(&dir.join(FILTERS))? } else { Filters::default() };
-    let program = Program { terminal: config.tty, dies_with_parent: true, filters, report: None };
+    let program = Program { terminal: config.tty, dies_with_parent: true, filters, ..Program::default() };
     let tenant = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
         .with_root_path(container_state_root(&config.dir))
         .map_err(|error| error.to_string())?

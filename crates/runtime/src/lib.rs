@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod exec;
 pub mod fence;
 pub mod image;
+pub mod init;
 pub mod memory;
 pub mod mounts;
 pub mod protocol;

@@ -163,6 +163,9 @@ pub struct ContainerConfig {
     /// Its standard streams are one terminal.
     #[serde(default)]
     pub tty: bool,
+    /// A process of ours stays as the program's parent: it forwards signals and reaps orphans.
+    #[serde(default)]
+    pub init: bool,
     /// The container of this pod, by id, whose process namespace it joins: for debugging containers.
     #[serde(default)]
     pub pid_of: Option<String>,

@@ -379,6 +379,7 @@ mod tests {
             stdin: false,
             stdin_once: false,
             tty: false,
+            init: false,
             pid_of: None,
         }
     }

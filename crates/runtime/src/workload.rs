@@ -29,6 +29,8 @@ pub(crate) struct Program {
     pub(crate) terminal: bool,
     /// The process is killed when its parent ends.
     pub(crate) dies_with_parent: bool,
+    /// The process stays, as the program's parent: see [`crate::init`].
+    pub(crate) init: bool,
     /// What the process and all that come of it may ask the kernel for.
     pub(crate) filters: Filters,
     /// A pipe that closes when the program runs, and before that tells why it does not.
@@ -67,6 +69,11 @@ impl Program {
         if self.terminal {
             // SAFETY: plain ioctl on standard input; the process has just become a session leader without a terminal.
             unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+        }
+        if self.init
+            && let Err(error) = crate::init::split(self.terminal)
+        {
+            return format!("{MARK}cannot become the program's parent: {}", describe(error));
         }
         if let Err(error) = self.filters.install() {
             return format!("{MARK}cannot install the seccomp filter: {error}");

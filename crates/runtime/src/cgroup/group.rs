@@ -16,6 +16,8 @@ const VANISH: Duration = Duration::from_secs(5);
 const FREEZE: Duration = Duration::from_secs(1);
 /// The wait between two looks.
 const LOOK: Duration = Duration::from_millis(1);
+/// How often a group that is dissolved is looked at for further processes.
+const DISSOLVE_ROUNDS: u32 = 16;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -125,6 +127,27 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Moves what runs in the group into the one around it, in every hierarchy that has the group, and removes it; false
+    /// while something is left.
+    pub(super) fn dissolve(&self) -> bool {
+        for root in self.cgroups.hierarchies() {
+            let group = root.join(&self.path);
+            let Some(around) = group.parent() else { continue };
+            // What is started between a look and the move is found by the next look.
+            for _ in 0..DISSOLVE_ROUNDS {
+                let processes = processes_below(&group);
+                if processes.is_empty() {
+                    break;
+                }
+                for pid in processes {
+                    // It may have ended.
+                    let _ = write(&around.join("cgroup.procs"), &pid.to_string());
+                }
+            }
+        }
+        self.try_remove()
     }
 
     /// Removes the group where nothing is left in it; false while something is.

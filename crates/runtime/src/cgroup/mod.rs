@@ -359,6 +359,11 @@ impl CommandCgroup {
         let _ = self.0.strike();
     }
 
+    /// Lets what the command left running go on as the container's; false if something could not be moved.
+    pub(crate) fn dissolve(&self) -> bool {
+        self.0.dissolve()
+    }
+
     /// Removes the group; false while a process is still leaving it.
     pub(crate) fn try_remove(&self) -> bool {
         self.0.try_remove()

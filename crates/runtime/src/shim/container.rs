@@ -305,7 +305,10 @@ fn create(
     streams: Streams,
     reporter: &OwnedFd,
 ) -> Result<(OciContainer, Vec<Output>, Option<Input>), String> {
-    let program = Program { report: Some(reporter.as_raw_fd()), filters, ..Program::default() };
+    // Whoever becomes two has to know of the terminal; else `libcontainer` has done all there is to do with it.
+    let terminal = config.init && config.tty;
+    let program =
+        Program { report: Some(reporter.as_raw_fd()), filters, init: config.init, terminal, ..Program::default() };
     let builder = ContainerBuilder::new(config.id.clone(), SyscallType::default())
         .with_executor(program)
         .with_root_path(state_root)

@@ -111,3 +111,25 @@ pub(crate) async fn all_of_it_is_killed(world: &World) {
     assert_eq!(sandbox.statuses().await.unwrap().len(), 1);
     sandbox.stop().await.unwrap();
 }
+
+/// What a command that ended by itself left running goes on as part of the container, and ends with it.
+pub(crate) async fn what_it_leaves_stays(world: &World) {
+    let config = world.sandbox("left");
+    let sandbox = Sandbox::create(&config).await.unwrap();
+    sandbox.start_container(&container(&config, "c", "exec sleep 100")).await.unwrap();
+    let processes = || world.pod("left").processes().len();
+    let before = processes();
+    let script = "(sleep 95 & setsid sleep 94) >/dev/null 2>&1 & echo begun";
+    let (code, out, _) = done(&command(&config, "c", &["sh", "-c", script])).await;
+    assert_eq!((code, out.as_str()), (0, "begun\n"));
+    wait_until("two go on", || processes() >= before + 2).await;
+    let commands =
+        || world.groups().iter().any(|group| group.file_name().unwrap().to_string_lossy().starts_with("exec"));
+    wait_until("the command's own group is gone", || !commands()).await;
+    let (_, seen, _) = done(&command(&config, "c", &["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])).await;
+    assert!(seen.contains("sleep 95") && seen.contains("sleep 94"), "{seen}");
+    sandbox.signal("c", 9).await.unwrap();
+    end_of(&sandbox, "c").await;
+    wait_until("they end with the container", || processes() < before).await;
+    sandbox.stop().await.unwrap();
+}

@@ -50,6 +50,31 @@ pub(crate) async fn nobody_connected(world: &World) {
     assert!(other.statuses().await.is_err());
 }
 
+/// Signals reach a program without handlers, and orphans are reaped.
+pub(crate) async fn a_first_process(world: &World) {
+    let config = world.sandbox("init");
+    let sandbox = Sandbox::create(&config).await.unwrap();
+    let script = "(sleep 0.01 & sleep 0.02 &) ; echo pid $$; sleep 0.1; \
+                  echo zombies $(grep -l '^State:.Z' /proc/[0-9]*/status | wc -l); readlink /proc/1/exe; exec sleep 100";
+    let mut first = container(&config, "first", script);
+    first.init = true;
+    sandbox.start_container(&first).await.unwrap();
+    let text = || log(&first).join("\n");
+    wait_until("it has said all", || text().contains("zombies")).await;
+    assert!(text().contains("pid 2") && text().contains("zombies 0"), "{}", text());
+    assert!(!text().contains("/containers"), "nobody inside sees the program's file: {}", text());
+    sandbox.signal("first", 15).await.unwrap();
+    assert_eq!(code(&end_of(&sandbox, "first").await), 128 + 15);
+    let mut exits = container(&config, "exits", "exit 5");
+    exits.init = true;
+    sandbox.start_container(&exits).await.unwrap();
+    assert_eq!(code(&end_of(&sandbox, "exits").await), 5);
+    let mut missing = container(&config, "missing", "");
+    (missing.init, missing.command) = (true, vec!["/no/such".to_owned()]);
+    assert!(sandbox.start_container(&missing).await.unwrap_err().to_string().contains("no such file"));
+    sandbox.stop().await.unwrap();
+}
+
 pub(crate) async fn a_lost_shim(world: &World) {
     let config = world.sandbox("lost");
     let sandbox = Sandbox::create(&config).await.unwrap();

@@ -50,9 +50,11 @@ fn everything() {
         isolation::without_an_upper_layer(&world).await;
         commands::codes_streams_and_terminals(&world).await;
         commands::all_of_it_is_killed(&world).await;
+        commands::what_it_leaves_stays(&world).await;
         streams::attached_by_pipes(&world).await;
         streams::attached_to_a_terminal(&world).await;
         streams::process_namespaces(&world).await;
+        life::a_first_process(&world).await;
         life::nobody_connected(&world).await;
         life::a_lost_shim(&world).await;
         life::frozen_and_killed(&world).await;
@@ -87,6 +89,7 @@ fn arrangement(version: &str) {
         }
         ends::what_does_not_start(&world).await;
         commands::all_of_it_is_killed(&world).await;
+        commands::what_it_leaves_stays(&world).await;
         life::a_lost_shim(&world).await;
         life::frozen_and_killed(&world).await;
         world

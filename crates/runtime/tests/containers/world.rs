@@ -115,6 +115,7 @@ pub(crate) fn container(sandbox: &SandboxConfig, id: &str, script: &str) -> Cont
         stdin: false,
         stdin_once: false,
         tty: false,
+        init: false,
         pid_of: None,
     }
 }
