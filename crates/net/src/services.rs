@@ -16,8 +16,8 @@
 //! not sent twice.
 //!
 //! Deliberately absent: `externalTrafficPolicy: Local` and `internalTrafficPolicy` (give only the local endpoints), SCTP,
-//! IPv6, timing out of affinity (a client keeps its endpoint as long as the endpoints stay the same), node ports on
-//! 127.0.0.1, and deleting UDP's connection-tracking entries to endpoints that are gone.
+//! IPv6, timing out of affinity (a client keeps its endpoint as long as that is there, and gives it up only for a new one, as
+//! rarely as that can be), node ports on 127.0.0.1, and deleting UDP's connection-tracking entries to endpoints that are gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +37,8 @@ use crate::{
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
+/// Numbers that clients of a service with affinity are spread over: enough for nearly even shares of a handful of endpoints.
+const BUCKETS: u64 = 64;
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`).
 const STATUS_DESTINATION_NAT: u32 = 1 << 5;
 
@@ -174,7 +176,7 @@ struct Choice {
 
 impl Choice {
     fn of(service: &ServicePort) -> Option<Self> {
-        let endpoints = service.endpoints.len() as u32;
+        let endpoints = picks(service).len() as u32;
         (endpoints > 0).then_some(Self { endpoints, affinity: service.affinity.is_some() })
     }
 
@@ -199,6 +201,30 @@ impl Choice {
     }
 }
 
+/// What the number that is drawn, or made of the client's address, leads to. With affinity a client's number never changes, and of
+/// [`BUCKETS`] numbers only those move that must when an endpoint comes or goes: each has the endpoint that ranks highest for it.
+///
+/// Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998 (rendezvous hashing).
+fn picks(service: &ServicePort) -> Vec<SocketAddrV4> {
+    if service.affinity.is_none() || service.endpoints.is_empty() {
+        return service.endpoints.clone();
+    }
+    let rank = |bucket: u64, endpoint: &SocketAddrV4| {
+        let address = u64::from(u32::from(*endpoint.ip())) << 16 | u64::from(endpoint.port());
+        mixed(mixed(address) ^ bucket)
+    };
+    let best = |bucket| service.endpoints.iter().max_by_key(|endpoint| (rank(bucket, endpoint), **endpoint)).copied();
+    (0..BUCKETS).filter_map(best).collect()
+}
+
+/// Every bit of the result depends on every bit of the input (SplitMix64's last step).
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
 /// What services answer and how, and what is refused.
 ///
 /// A chain per service would be the obvious way. But for every element added to a map the kernel looks at every rule that
@@ -211,7 +237,7 @@ fn frontends(rules: &ServiceRules, messages: &mut Vec<Message>) {
         for frontend in frontends_of(service, &rules.node_addresses) {
             owners.entry(frontend).or_insert((number, Choice::of(service)));
         }
-        for (index, endpoint) in (0_u32..).zip(&service.endpoints) {
+        for (index, endpoint) in (0_u32..).zip(picks(service)) {
             let key = [number.to_ne_bytes(), index.to_ne_bytes()].concat();
             let value = [endpoint.ip().octets(), padded(&endpoint.port().to_be_bytes())].concat();
             endpoints.push(Element { key, value: Value::Data(value) });
@@ -454,6 +480,23 @@ mod tests {
         assert_eq!(elements(&messages, "hairpin")[0].key, [10, 90, 2, 5, 10, 90, 2, 5]);
         assert_eq!(elements(&messages, "hairpin").len(), 1);
         assert!(elements(&messages, "refused").is_empty());
+    }
+
+    #[test]
+    fn with_affinity_only_those_move_who_must() {
+        let of = |endpoints: &[&str]| {
+            let service = ServicePort { affinity: Some(Duration::from_secs(60)), ..service("a", endpoints) };
+            picks(&service)
+        };
+        let (three, four) = (
+            of(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]),
+            of(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1", "10.0.0.4:1"]),
+        );
+        let new: SocketAddrV4 = "10.0.0.4:1".parse().unwrap();
+        let moved = three.iter().zip(&four).filter(|(before, after)| before != after).count();
+        assert!(three.iter().zip(&four).all(|(before, after)| before == after || *after == new), "only to the new one");
+        assert!((6..30).contains(&moved), "a fair share of 64: {moved}");
+        assert_eq!(of(&[]), []);
     }
 
     #[test]
