@@ -76,7 +76,7 @@ impl ServiceAddresses {
         } else {
             drop_ports(service, &kind);
         }
-        Ok(())
+        fill_health_port(&mut claims, &used, service, old)
     }
 
     fn fill_address(&self, claims: &mut Claims, used: &Used, service: &mut Value) -> Result<(), ApiError> {
@@ -145,10 +145,7 @@ fn fill_ports(claims: &mut Claims, used: &Used, service: &mut Value) -> Result<(
     for (i, port) in service["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
         let given = port["nodePort"].as_u64().unwrap_or(0) as u16;
         let chosen = if given == 0 {
-            let start = fastrand::u16(NODE_PORTS);
-            let free = |p: &u16| !used.ports.contains(p) && !claims.ports.contains_key(p) && !own.contains(p);
-            let found = (start..=*NODE_PORTS.end()).chain(*NODE_PORTS.start()..start).find(free);
-            found.ok_or_else(|| ApiError::internal("all node ports are in use"))?
+            free_port(claims, used, &own)?
         } else if used.ports.contains(&given) {
             let field = format!("spec.ports[{i}].nodePort");
             let detail = "provided port is already allocated";
@@ -161,6 +158,56 @@ fn fill_ports(claims: &mut Claims, used: &Used, service: &mut Value) -> Result<(
         claims.ports.insert(chosen, Instant::now());
         port["nodePort"] = json!(chosen);
     }
+    Ok(())
+}
+
+/// A free port from a random one on.
+fn free_port(claims: &Claims, used: &Used, own: &HashSet<u16>) -> Result<u16, ApiError> {
+    let start = fastrand::u16(NODE_PORTS);
+    let free = |p: &u16| !used.ports.contains(p) && !claims.ports.contains_key(p) && !own.contains(p);
+    let found = (start..=*NODE_PORTS.end()).chain(*NODE_PORTS.start()..start).find(free);
+    found.ok_or_else(|| ApiError::internal("all node ports are in use"))
+}
+
+/// The port at which nodes say whether they have endpoints: only of load balancers that keep to a node's own, and never another
+/// one once it is given.
+///
+/// Source: <https://kubernetes.io/docs/reference/kubernetes-api/service-resources/service-v1/>, `healthCheckNodePort`.
+fn fill_health_port(
+    claims: &mut Claims,
+    used: &Used,
+    service: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
+    const FIELD: &str = "healthCheckNodePort";
+    let spec = &service["spec"];
+    if spec["type"] != "LoadBalancer" || spec["externalTrafficPolicy"] != "Local" {
+        service["spec"].as_object_mut().map(|spec| spec.remove(FIELD));
+        return Ok(());
+    }
+    let number = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    let before = old.and_then(|old| number(&old["spec"][FIELD]));
+    let given = number(&spec[FIELD]);
+    let refuse = |port: u16, detail: &str| {
+        let field = format!("spec.{FIELD}");
+        let cause = FieldError::with_value(field, FieldErrorKind::Invalid, json!(port), detail);
+        ApiError::invalid("", "Service", service["metadata"]["name"].as_str().unwrap_or_default(), vec![cause])
+    };
+    let chosen = match (before, given) {
+        (Some(before), Some(given)) if before != given => return Err(refuse(given, "field is immutable")),
+        (Some(port), _) => port,
+        (None, Some(given)) if used.ports.contains(&given) => {
+            return Err(refuse(given, "provided port is already allocated"));
+        }
+        (None, Some(given)) => given,
+        (None, None) => {
+            let ports = spec["ports"].as_array().into_iter().flatten();
+            let own = ports.filter_map(|port| number(&port["nodePort"])).collect();
+            free_port(claims, used, &own)?
+        }
+    };
+    claims.ports.insert(chosen, Instant::now());
+    service["spec"][FIELD] = json!(chosen);
     Ok(())
 }
 
@@ -186,7 +233,8 @@ async fn used(api: &Api, service: &Value) -> Result<Used, ApiError> {
         }
         used.addresses.extend(other["spec"]["clusterIP"].as_str().and_then(|text| text.parse::<Ipv4Addr>().ok()));
         let ports = other["spec"]["ports"].as_array().into_iter().flatten();
-        used.ports.extend(ports.filter_map(|port| port["nodePort"].as_u64()).map(|port| port as u16));
+        let health = other["spec"]["healthCheckNodePort"].as_u64();
+        used.ports.extend(ports.filter_map(|port| port["nodePort"].as_u64()).chain(health).map(|port| port as u16));
     }
     Ok(used)
 }

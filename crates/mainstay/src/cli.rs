@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{FaultKind, Target};
 use crate::instance::{AuditSettings, DEFAULT_DATA_DIR};
+use crate::node_tuning::NodeTuning;
 use crate::tuning::Tuning;
 
 pub use image::{ImageArgs, ImageVerb};
@@ -100,6 +101,11 @@ pub enum Command {
         after_help = "Examples:\n  mainstay server --api 10.0.0.5:6443 --store etcd://10.0.0.1:2379,10.0.0.2:2379\n  mainstay server --api 127.0.0.1:6443 --data-dir /tmp/control-plane    state in a file, no nodes"
     )]
     Server(ServerArgs),
+    /// A container's first process: forwards signals to a program's process group and reaps orphans
+    #[command(
+        after_help = "Examples:\n  mainstay init -- nginx -g 'daemon off;'     as an image's entry point\n\nPods need no such file: with the annotation mainstay.dev/init: \"true\" their containers get one.\nThe exit status is the program's, or 128 and the number of the signal that ended it."
+    )]
+    Init(RawArgs),
     /// A node's agent (started by `up`)
     #[command(hide = true)]
     Node(NodeArgs),
@@ -181,6 +187,9 @@ pub struct UpArgs {
     /// Scheduling and silent nodes
     #[command(flatten)]
     pub tuning: Tuning,
+    /// The nodes
+    #[command(flatten)]
+    pub node: NodeTuning,
     /// Return when all is Ready instead of staying in the foreground
     #[arg(long)]
     pub detach: bool,

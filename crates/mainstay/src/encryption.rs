@@ -209,6 +209,7 @@ mod tests {
             hollow_nodes: 0,
             audit: None,
             tuning: crate::tuning::Tuning::default(),
+            node: crate::node_tuning::NodeTuning::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use mainstay_net::plan::{self, Network, PlanError};
 use serde::{Deserialize, Serialize};
 
+use crate::node_tuning::NodeTuning;
 use crate::tuning::Tuning;
 
 /// Where the data directory is unless told otherwise.
@@ -80,6 +81,9 @@ pub struct Instance {
     /// What its control plane is told about scheduling and silent nodes.
     #[serde(default)]
     pub tuning: Tuning,
+    /// What its nodes are told.
+    #[serde(default)]
+    pub node: NodeTuning,
 }
 
 /// The audit log of the API.
@@ -257,6 +261,7 @@ mod tests {
             hollow_nodes: 0,
             audit: None,
             tuning: Tuning::default(),
+            node: NodeTuning::default(),
         };
         assert!(matches!(Instance::load(directory.path()), Err(InstanceError::Missing(_))));
         instance.save().unwrap();

@@ -23,6 +23,7 @@ mod image;
 mod instance;
 mod lead;
 mod node;
+mod node_tuning;
 mod pki;
 mod progress;
 mod reaper;
@@ -62,6 +63,9 @@ fn main() -> ExitCode {
         Some("shim-exec") => return exit_code(mainstay_runtime::exec::run(&args[2..])),
         Some("lead-guard") => return exit_code(mainstay_failover::lead::guard::run(&args[2..])),
         Some("lead-exec") => return exit_code(mainstay_failover::lead::guard::execute(&args[2..])),
+        Some("init") if !matches!(args.get(2).map(String::as_str), Some("--help" | "-h")) => {
+            return exit_code(mainstay_runtime::init::run(&args[2..]));
+        }
         _ => {}
     }
     match Cli::parse().command {
@@ -118,7 +122,12 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
             runtime.block_on(up::supervise(instance))?;
         }
         // Dispatched in `main`; here only so that `--help` knows them.
-        Command::Check(_) | Command::Lead(_) | Command::Shim(_) | Command::ShimExec(_) | Command::StewardLaunch(_) => {}
+        Command::Check(_)
+        | Command::Init(_)
+        | Command::Lead(_)
+        | Command::Shim(_)
+        | Command::ShimExec(_)
+        | Command::StewardLaunch(_) => {}
     }
     Ok(true)
 }

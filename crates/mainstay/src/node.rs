@@ -56,7 +56,7 @@ pub fn enter(instance: &Instance, name: &str) -> Result<(u32, Option<File>), Age
 pub async fn run(instance: Instance, name: String, (number, outside): (u32, Option<File>)) -> Result<(), AgentError> {
     let network = instance.plan().map_err(InstanceError::from)?;
     let own = Pair::of(&instance.pki(), &name);
-    let config = NodeConfig {
+    let mut config = NodeConfig {
         zone: instance.zone_of(number),
         region: None,
         labels: std::collections::BTreeMap::new(),
@@ -73,9 +73,13 @@ pub async fn run(instance: Instance, name: String, (number, outside): (u32, Opti
         network_client: client::named(&node_kubeconfig(&instance, NETWORK_POLICIES), "kubelet").await?,
         tls: ServerTls { certificate: own.certificate, key: own.key, client_ca: authority_file(&instance.pki()) },
         capacity: std::collections::BTreeMap::new(),
+        eviction: mainstay_node::Thresholds::default(),
+        pids_max: mainstay_node::PIDS_MAX,
+        shutdown_grace: std::time::Duration::ZERO,
         lease_renewal: mainstay_node::LEASE_RENEWAL,
         name,
     };
+    instance.node.apply(&mut config);
     Ok(mainstay_node::run(config).await?)
 }
 

@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{AuditArgs, ServerArgs};
 use crate::instance::{AuditSettings, DEFAULT_NETWORK, Instance, InstanceError};
+use crate::node_tuning::NodeTuning;
 use crate::pki::{self, Pair, PkiError, authority_file};
 use crate::state::{self, StateError};
 use crate::tuning::Tuning;
@@ -102,6 +103,7 @@ pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
             hollow_nodes: 0,
             audit: None,
             tuning: Tuning::default(),
+            node: NodeTuning::default(),
         },
         Err(error) => return Err(error.into()),
     };

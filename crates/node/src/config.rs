@@ -12,6 +12,8 @@ use mainstay_model::fencing;
 use mainstay_net::plan::{Cidr, Network};
 use mainstay_runtime::fence::FenceConfig;
 
+use crate::pressure::signals::Thresholds;
+
 /// Everything a node agent has to be told.
 #[derive(Clone)]
 pub struct NodeConfig {
@@ -49,6 +51,12 @@ pub struct NodeConfig {
     pub tls: ServerTls,
     /// `status.capacity` entries that differ from what the machine has: name and quantity.
     pub capacity: BTreeMap<String, String>,
+    /// From where on pods are evicted.
+    pub eviction: Thresholds,
+    /// Most processes and threads of one container.
+    pub pids_max: u64,
+    /// How long pods get to end when the node shuts down; of it, the last third is for critical ones.
+    pub shutdown_grace: Duration,
     /// How often the node's Lease is renewed.
     pub lease_renewal: Duration,
 }
@@ -74,6 +82,10 @@ pub struct ServerTls {
 
 /// The port of the agent's server.
 pub const AGENT_PORT: u16 = 10250;
+/// Most processes and threads of one container unless something else is said: a fork bomb must not take the node with it.
+pub const PIDS_MAX: u64 = 4096;
+/// How long pods get to end when the node shuts down unless something else is said.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// How often a lease is renewed unless something else is said.
 pub const LEASE_RENEWAL: Duration = Duration::from_millis(250);
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::Cache;
 use mainstay_model::quantity::Quantity;
+use tokio::sync::{mpsc, watch};
 
 use crate::addresses::Addresses;
 use crate::config::NodeConfig;
@@ -14,8 +15,9 @@ use crate::env::PodFacts;
 use crate::events::Events;
 use crate::images::Images;
 use crate::pod::clock::Clock;
+use crate::pod::io::Input;
 use crate::pod::prepare::Objects;
-use crate::registration::Machine;
+use crate::registration::{Machine, Vitals};
 use crate::services::ServiceNetwork;
 use crate::stats::Stats;
 
@@ -41,9 +43,18 @@ pub struct Context {
     pub images: Images,
     /// What the pods use.
     pub stats: Stats,
+    /// How the node is, as its Node object is to say.
+    pub vitals: watch::Sender<Vitals>,
+    /// The pods that files of the node stand for.
+    pub static_pods: watch::Sender<Vec<Arc<Pod>>>,
+    /// Where pods are told what others want of them, by uid.
+    pub doors: Mutex<HashMap<String, mpsc::Sender<Input>>>,
     /// The pods as the agent's server sees them, by uid.
     pub views: Mutex<HashMap<String, PodView>>,
 }
+
+/// Wishes of others that may wait for a pod.
+const DOOR_MAX: usize = 8;
 
 /// A pod as the agent's server sees it.
 #[derive(Debug, Clone)]
@@ -82,6 +93,7 @@ impl Context {
             pod_ip,
             node_cpu_milli: self.machine.cpus as i64 * 1000,
             node_memory_bytes: self.machine.memory_bytes,
+            pids_max: self.config.pids_max,
         }
     }
 
@@ -90,6 +102,26 @@ impl Context {
         let own = |name: &str| self.config.capacity.get(name).and_then(|text| text.parse::<Quantity>().ok());
         let cpu = own("cpu").map_or(self.machine.cpus as i64 * 1000, Quantity::milli_value);
         (cpu, own("memory").map_or(self.machine.memory_bytes, Quantity::value))
+    }
+
+    /// Opens a pod's door: from now on it can be told things.
+    pub fn open_door(&self, uid: &str) -> mpsc::Receiver<Input> {
+        let (sender, receiver) = mpsc::channel(DOOR_MAX);
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), sender);
+        receiver
+    }
+
+    /// Closes a pod's door.
+    pub fn close_door(&self, uid: &str) {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Tells a pod something; one that is gone, or has not listened for long, is not told.
+    pub fn tell(&self, uid: &str, input: Input) {
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        if doors.get(uid).is_none_or(|door| door.try_send(input).is_err()) {
+            tracing::debug!(pod = uid, "nobody is there to be told");
+        }
     }
 
     /// Works with the pods' addresses.

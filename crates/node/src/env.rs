@@ -74,6 +74,8 @@ pub struct PodFacts {
     pub node_cpu_milli: i64,
     /// Memory in bytes.
     pub node_memory_bytes: i64,
+    /// Most processes and threads of a container; 0 for no limit.
+    pub pids_max: u64,
 }
 
 /// Which token a projection asks for.

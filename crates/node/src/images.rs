@@ -33,6 +33,10 @@ use crate::pod::io::{PodEvent, StartFailure};
 const PULLS_MAX: usize = 3;
 /// How often the disk is looked at.
 const LOOK: Duration = Duration::from_secs(60);
+/// How often one looks whether images came or went.
+const NOTICE: Duration = Duration::from_secs(2);
+/// Images in the Node's status, as the kubelet's `nodeStatusMaxImages`.
+const LISTED_MAX: usize = 50;
 /// Where people keep logins to registries; the first in the directory of images is the machine's own.
 const CONFIG_FILES: [&str; 2] = ["config.json", "/root/.docker/config.json"];
 
@@ -251,24 +255,66 @@ where
     receiver.await.map_err(|_| "the pull was given up".to_owned())?
 }
 
-/// Removes unused images when the disk fills, for ever.
+/// Removes unused images when the disk fills, for ever, and notes for the Node's status which there are.
 pub async fn collect(context: Arc<Context>) {
-    let store = context.images.store.clone();
+    let mut noted = None;
+    let mut looked = tokio::time::Instant::now();
     loop {
-        tokio::time::sleep(LOOK).await;
-        if !store.root().exists() {
-            continue;
+        tokio::time::sleep(NOTICE).await;
+        let store = context.images.store.clone();
+        // An image that comes or goes changes this directory.
+        let changed = std::fs::metadata(store.root().join("names")).and_then(|meta| meta.modified()).ok();
+        if changed != noted {
+            noted = changed;
+            let list = tokio::task::spawn_blocking(move || listing(&store)).await.unwrap_or_default();
+            context.vitals.send_if_modified(|known| {
+                let news = known.images != list;
+                known.images = list;
+                news
+            });
         }
-        let store = store.clone();
-        let work = move || {
-            let disk = gc::Disk::of(store.root()).map_err(|error| error.to_string())?;
-            gc::collect(&store, disk.to_free()).map_err(|error| error.to_string())
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(removed)) if removed.is_empty() => {}
-            Ok(Ok(removed)) => tracing::info!(?removed, "unused images removed, the disk is filling"),
-            Ok(Err(error)) => tracing::warn!(error, "unused images not removed"),
-            Err(error) => tracing::warn!(%error, "unused images not removed"),
+        if looked.elapsed() >= LOOK {
+            looked = tokio::time::Instant::now();
+            remove(&context, |disk| disk.to_free()).await;
         }
     }
+}
+
+/// Removes all images that nobody uses; whether there were any.
+pub async fn remove_unused(context: &Context) -> bool {
+    remove(context, |_| u64::MAX).await
+}
+
+/// Removes unused images until so many bytes are free; whether there were any.
+async fn remove(context: &Context, to_free: fn(gc::Disk) -> u64) -> bool {
+    let store = context.images.store.clone();
+    if !store.root().exists() {
+        return false;
+    }
+    let work = move || {
+        let disk = gc::Disk::of(store.root()).map_err(|error| error.to_string())?;
+        gc::collect(&store, to_free(disk)).map_err(|error| error.to_string())
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(removed)) if removed.is_empty() => return false,
+        Ok(Ok(removed)) => {
+            tracing::info!(?removed, "unused images removed, the disk is filling");
+            return true;
+        }
+        Ok(Err(error)) => tracing::warn!(error, "unused images not removed"),
+        Err(error) => tracing::warn!(%error, "unused images not removed"),
+    }
+    false
+}
+
+/// The images as the Node's status names them, the largest first.
+fn listing(store: &Store) -> Vec<core::ContainerImage> {
+    let mut all: Vec<_> = store.list();
+    all.sort_by_key(|image| std::cmp::Reverse(image.record.size));
+    all.truncate(LISTED_MAX);
+    let shown = |image: &Image| core::ContainerImage {
+        names: Some(vec![image.id(), image.record.name.clone()]),
+        size_bytes: i64::try_from(image.record.size).ok(),
+    };
+    all.iter().map(shown).collect()
 }

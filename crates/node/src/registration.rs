@@ -5,6 +5,7 @@
 //! conditions are written again, until they stand.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -18,11 +19,14 @@ use kube::api::{Patch, PatchParams, PostParams};
 use mainstay_informer::{Cache, Scope};
 use mainstay_model::fencing;
 use mainstay_runtime::fence;
+use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::config::{AGENT_PORT, NodeConfig};
 use crate::pod::status::time;
+use crate::pressure::signals::{Pressures, Thresholds};
 
 /// Where the leases of nodes are.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -44,6 +48,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Memory in bytes.
     pub memory_bytes: i64,
+    /// The disk of the node's directory, in bytes.
+    pub disk_bytes: u64,
     /// Kernel release.
     pub kernel: String,
     /// Name of the operating system.
@@ -56,7 +62,7 @@ pub struct Machine {
 
 impl Machine {
     /// Reads what `/proc` and `/etc` say; what is missing stays empty.
-    pub fn read() -> Self {
+    pub fn read(data_dir: &Path) -> Self {
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let memory = file("/proc/meminfo");
         let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -66,6 +72,7 @@ impl Machine {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: kib * 1024,
+            disk_bytes: statvfs(data_dir).map_or(0, |disk| disk.blocks() * disk.fragment_size()),
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
             os_image: name.unwrap_or("Linux").trim_matches('"').to_owned(),
             boot_id: file("/proc/sys/kernel/random/boot_id").trim().to_owned(),
@@ -81,6 +88,17 @@ fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
+}
+
+/// How the node is, beyond what never changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Vitals {
+    /// What it runs out of.
+    pub pressures: Pressures,
+    /// The images that are here.
+    pub images: Vec<core::ContainerImage>,
+    /// It shuts down: it is not ready, and takes no more pods.
+    pub shutting_down: bool,
 }
 
 /// The labels of a node.
@@ -101,6 +119,7 @@ pub fn labels(config: &NodeConfig) -> BTreeMap<String, String> {
 pub fn status(
     config: &NodeConfig,
     machine: &Machine,
+    vitals: &Vitals,
     last: Option<&core::NodeStatus>,
     now: Timestamp,
 ) -> core::NodeStatus {
@@ -108,8 +127,10 @@ pub fn status(
         ("cpu".to_owned(), Quantity(machine.cpus.to_string())),
         ("memory".to_owned(), Quantity(format!("{}Ki", machine.memory_bytes / 1024))),
         ("pods".to_owned(), Quantity(PODS_MAX.to_owned())),
+        ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", machine.disk_bytes / 1024))),
     ]);
     capacity.extend(config.capacity.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone()))));
+    let allocatable = allocatable(&capacity, &config.eviction);
     let condition = |name: &str, status: &str, reason: &str, message: &str| {
         let before = last.and_then(|last| last.conditions.iter().flatten().find(|condition| condition.type_ == name));
         let since =
@@ -129,19 +150,12 @@ pub fn status(
             address("InternalIP", config.address.to_string()),
             address("Hostname", config.name.clone()),
         ]),
-        allocatable: Some(capacity.clone()),
+        allocatable: Some(allocatable),
         capacity: Some(capacity),
-        conditions: Some(vec![
-            condition(
-                "MemoryPressure",
-                "False",
-                "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available",
-            ),
-            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-        ]),
+        conditions: Some(
+            claims(vitals).map(|(name, status, reason, text)| condition(name, status, reason, text)).into(),
+        ),
+        images: Some(vitals.images.clone()).filter(|images| !images.is_empty()),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
             kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(AGENT_PORT) }),
         }),
@@ -160,10 +174,55 @@ pub fn status(
     }
 }
 
+/// The node's conditions: type, status, reason and message, as the kubelet's.
+fn claims(vitals: &Vitals) -> [(&'static str, &'static str, &'static str, &'static str); 4] {
+    let Pressures { memory, disk, pids } = vitals.pressures;
+    [
+        if memory {
+            ("MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
+        } else {
+            ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+        },
+        if disk {
+            ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure")
+        } else {
+            ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+        },
+        if pids {
+            ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available")
+        } else {
+            ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available")
+        },
+        if vitals.shutting_down {
+            ("Ready", "False", "KubeletNotReady", "node is shutting down")
+        } else {
+            ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
+        },
+    ]
+}
+
+/// What of the capacity pods may have: what has to stay free is nobody's.
+///
+/// Source: <https://kubernetes.io/docs/tasks/administer-cluster/reserve-compute-resources/#node-allocatable>.
+fn allocatable(capacity: &BTreeMap<String, Quantity>, thresholds: &Thresholds) -> BTreeMap<String, Quantity> {
+    let mut allocatable = capacity.clone();
+    for (name, reserved) in [
+        ("memory", Thresholds::memory_bytes as fn(&Thresholds, u64) -> u64),
+        ("ephemeral-storage", Thresholds::disk_bytes),
+    ] {
+        let bytes = capacity.get(name).and_then(|text| text.0.parse::<mainstay_model::quantity::Quantity>().ok());
+        if let Some(bytes) = bytes.and_then(|quantity| u64::try_from(quantity.value()).ok()) {
+            let left = bytes.saturating_sub(reserved(thresholds, bytes));
+            allocatable.insert(name.to_owned(), Quantity(format!("{}Ki", left / 1024)));
+        }
+    }
+    allocatable
+}
+
 /// Creates the Node, or brings labels, pod range and status of the existing one up to date. Tries until it succeeds.
-pub async fn register(config: &NodeConfig, machine: &Machine) -> core::Node {
+pub async fn register(config: &NodeConfig, machine: &Machine, vitals: &Vitals) -> core::Node {
     loop {
-        match try_register(config, machine).await {
+        match try_register(config, machine, vitals).await {
             Ok(node) => return node,
             Err(error) => tracing::debug!(%error, node = config.name, "not registered yet"),
         }
@@ -171,7 +230,7 @@ pub async fn register(config: &NodeConfig, machine: &Machine) -> core::Node {
     }
 }
 
-async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<core::Node> {
+async fn try_register(config: &NodeConfig, machine: &Machine, vitals: &Vitals) -> kube::Result<core::Node> {
     let api: Api<core::Node> = Api::all(config.client.clone());
     let ranges = vec![config.pod_cidr.to_string()];
     let known = api.get_opt(&config.name).await?;
@@ -186,7 +245,7 @@ async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<co
             ..core::NodeSpec::default()
         };
         node.spec = Some(spec);
-        node.status = Some(status(config, machine, None, Timestamp::now()));
+        node.status = Some(status(config, machine, vitals, None, Timestamp::now()));
         match api.create(&PostParams::default(), &node).await {
             Err(kube::Error::Api(answer)) if answer.code == 409 => {}
             other => drop(other?),
@@ -195,7 +254,7 @@ async fn try_register(config: &NodeConfig, machine: &Machine) -> kube::Result<co
         let patch = json!({"metadata": {"labels": labels(config), "annotations": promise(config)}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
         api.patch(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
-    write_status(config, machine).await
+    write_status(config, machine, vitals).await
 }
 
 /// What the node promises to the control plane.
@@ -204,10 +263,10 @@ fn promise(config: &NodeConfig) -> BTreeMap<String, String> {
 }
 
 /// Writes the Node's status as it is now.
-async fn write_status(config: &NodeConfig, machine: &Machine) -> kube::Result<core::Node> {
+async fn write_status(config: &NodeConfig, machine: &Machine, vitals: &Vitals) -> kube::Result<core::Node> {
     let api: Api<core::Node> = Api::all(config.client.clone());
     let known = api.get(&config.name).await?;
-    let mine = status(config, machine, known.status.as_ref(), Timestamp::now());
+    let mine = status(config, machine, vitals, known.status.as_ref(), Timestamp::now());
     let mut patch = json!({ "status": mine });
     // Conditions that others set stay: a strategic merge would keep them, a plain merge replaces the list.
     let own: Vec<_> = mine.conditions.iter().flatten().map(|condition| condition.type_.as_str()).collect();
@@ -219,8 +278,9 @@ async fn write_status(config: &NodeConfig, machine: &Machine) -> kube::Result<co
     api.patch_status(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await
 }
 
-/// Renews the node's Lease for ever, and writes the Node's status again after having been cut off.
-pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String) {
+/// Renews the node's Lease for ever, and writes the Node's status again after having been cut off and when the node's vitals
+/// have changed.
+pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String, mut vitals: watch::Receiver<Vitals>) {
     let api: Api<Lease> = Api::namespaced(config.client.clone(), LEASE_NAMESPACE);
     let mut beat = interval(config.lease_renewal.max(Duration::from_millis(10)));
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -228,6 +288,7 @@ pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String) 
     let scope = Scope { fields: Some(format!("metadata.name={}", config.name)), ..Scope::default() };
     let mut watch = pin!(own.clone().run(config.client.clone(), scope));
     let mut reported = tokio::time::Instant::now();
+    let mut unwritten = false;
     loop {
         tokio::select! {
             () = &mut watch => {}
@@ -243,9 +304,12 @@ pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String) 
                 if let Err(error) = fence::note(&config.fence().file, sent) {
                     tracing::warn!(%error, "the acknowledged renewal cannot be noted; pods that must not run twice will stop");
                 }
-                let doubted = own.get("", &config.name).is_some_and(|node| !says_ready(&node));
-                if (doubted || reported.elapsed() > HEARTBEAT) && register_again(&config, &machine).await {
-                    reported = tokio::time::Instant::now();
+                unwritten |= vitals.has_changed().unwrap_or(false);
+                let now = vitals.borrow_and_update().clone();
+                let doubted = own.get("", &config.name).is_some_and(|node| says_ready(&node) == now.shutting_down);
+                let due = doubted || unwritten || reported.elapsed() > HEARTBEAT;
+                if due && register_again(&config, &machine, &now).await {
+                    (reported, unwritten) = (tokio::time::Instant::now(), false);
                 }
             }
             Ok(Err(error)) => tracing::debug!(%error, "lease not renewed"),
@@ -259,8 +323,8 @@ fn says_ready(node: &core::Node) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-async fn register_again(config: &NodeConfig, machine: &Machine) -> bool {
-    timeout(RENEWAL_TIMEOUT, try_register(config, machine)).await.is_ok_and(|result| result.is_ok())
+async fn register_again(config: &NodeConfig, machine: &Machine, vitals: &Vitals) -> bool {
+    timeout(RENEWAL_TIMEOUT, try_register(config, machine, vitals)).await.is_ok_and(|result| result.is_ok())
 }
 
 async fn renew(api: &Api<Lease>, name: &str, node_uid: &str) -> kube::Result<()> {

@@ -3,6 +3,8 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Map, Value, json};
 
+use crate::static_pods;
+
 /// The fields of a pod's status that the agent owns: absent here, they are removed there.
 const OWN: [&str; 16] = [
     "conditions",
@@ -26,6 +28,8 @@ const OWN: [&str; 16] = [
 /// The JSON merge patch that makes the pod's status say `status`; none if it says that already. It carries the uid, so
 /// that it cannot hit a later pod of the same name.
 pub fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
+    // A pod from a file that has no copy in the API yet has no status there.
+    let uid = static_pods::api_uid(pod)?;
     let there = pod.status.as_ref().map(plain).unwrap_or_default();
     let here = plain(status);
     let mut changes = Map::new();
@@ -36,7 +40,7 @@ pub fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
             _ => {}
         }
     }
-    (!changes.is_empty()).then(|| json!({"metadata": {"uid": pod.metadata.uid}, "status": changes}))
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
 }
 
 /// As JSON without nulls and empty objects, which servers keep or drop as they like.

@@ -48,6 +48,12 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const PACE_INTERVAL: Duration = Duration::from_secs(1);
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// What an agent runs out of, by its condition: taints that keep new pods away.
+const PRESSURES: [(&str, &str); 3] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+];
 const NO_SCHEDULE: &str = "NoSchedule";
 const NO_EXECUTE: &str = "NoExecute";
 const UNKNOWN_REASON: &str = "NodeStatusUnknown";
@@ -200,8 +206,11 @@ fn taints(view: &View, now: Timestamp) -> Option<Vec<Taint>> {
     let keep = view.verdict == Verdict::Suspected;
     let wanted =
         [(UNREACHABLE, NO_SCHEDULE, dead), (UNREACHABLE, NO_EXECUTE, evict), (NOT_READY, NO_SCHEDULE, not_ready)];
+    let conditions = || view.node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let is_true = |name: &str| conditions().any(|condition| condition.type_ == name && condition.status == "True");
+    let pressures = PRESSURES.map(|(condition, key)| (key, NO_SCHEDULE, is_true(condition)));
     let mut new = old.clone();
-    for (key, effect, present) in wanted {
+    for (key, effect, present) in wanted.into_iter().chain(pressures) {
         let is = |taint: &Taint| taint.key == key && taint.effect == effect;
         match (present, new.iter().any(is)) {
             (true, false) => new.push(Taint {

@@ -165,6 +165,7 @@ fn wanted(args: &UpArgs, data_dir: PathBuf, before: Option<&Instance>) -> Instan
         zones: args.zones.or(before.map(|before| before.zones)).unwrap_or(3),
         hollow_nodes: args.hollow_nodes.or(before.map(|before| before.hollow_nodes)).unwrap_or(0),
         tuning: before.map_or_else(|| args.tuning.clone(), |before| args.tuning.or(&before.tuning)),
+        node: before.map_or_else(|| args.node.clone(), |before| args.node.or(&before.node)),
         audit: args.audit.settings().or_else(|| before.and_then(|before| before.audit.clone())),
     }
 }
@@ -184,6 +185,8 @@ fn difference(before: &Instance, wanted: &Instance) -> Option<&'static str> {
         Some("--audit-log")
     } else if before.tuning != wanted.tuning {
         Some("--rebalance-every, --fill or --node-*-ms")
+    } else if before.node != wanted.node {
+        Some("--node-cpu, --node-memory, --node-pods, --eviction-hard, --pids-max or --shutdown-grace")
     } else {
         None
     }

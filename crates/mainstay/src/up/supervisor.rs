@@ -25,6 +25,8 @@ const RESTART_AFTER_MAX: Duration = Duration::from_secs(10);
 const WELL_AFTER: Duration = Duration::from_secs(10);
 /// How often a node that is meant to be dead is looked at.
 const FAULT_POLL: Duration = Duration::from_millis(200);
+/// How long an agent takes to end after its pods have.
+const AGENT_ENDS: Duration = Duration::from_secs(2);
 /// How long pods' programs get to end when everything is taken down.
 const PODS_END: Duration = Duration::from_secs(2);
 
@@ -130,6 +132,7 @@ fn roles(instance: &Instance) -> Vec<String> {
 /// When something does not let itself be removed.
 pub fn take_down(instance: &Instance) -> Result<(), SuperviseError> {
     let cgroups = Cgroups::detect()?;
+    shut_down_nodes(instance);
     // Agents first, so that nobody restarts a pod that ends; then the pods' programs, politely.
     for role in roles(instance).iter().rev() {
         if role != "server" {
@@ -154,6 +157,23 @@ pub fn take_down(instance: &Instance) -> Result<(), SuperviseError> {
         let _ = std::fs::remove_file(instance.pid_file(role));
     }
     Ok(())
+}
+
+/// Lets the agents end their pods themselves, if that was asked for: all at the same time.
+fn shut_down_nodes(instance: &Instance) {
+    let grace = instance.node.grace();
+    if grace.is_zero() {
+        return;
+    }
+    let find = |name: &str| processes::find(instance, name).filter(|_| !instance.fault_file(name).exists());
+    let names: Vec<_> = instance.node_names().map(|(_, name)| name).collect();
+    for pid in names.iter().filter_map(|name| find(name)) {
+        let _ = kill(pid, Signal::SIGPWR);
+    }
+    let since = Instant::now();
+    while since.elapsed() < grace + AGENT_ENDS && names.iter().any(|name| find(name).is_some()) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// SIGTERM to the pods' programs, and some time to heed it.

@@ -26,6 +26,7 @@ use crate::pod::resize::{Refused, fits};
 use crate::pod::start::{Start, container_id, limits_of};
 use crate::pod::worker::{News, Worker};
 use crate::report;
+use crate::static_pods;
 use crate::volumes;
 
 /// The wait between attempts to take something down, or to tell the API server of it.
@@ -44,6 +45,8 @@ impl Worker {
             Action::Signal(instance, signal) => self.signal(&instance, &signal),
             Action::Resize(instance, resources) => self.resize(instance, resources.as_deref()),
             Action::StopSandbox => self.stop_sandbox(),
+            // One from a file is not the API's to delete.
+            Action::DeletePod if static_pods::is_static(self.machine.pod()) => self.forget(),
             Action::DeletePod => self.delete(),
             Action::Forget => self.forget(),
             Action::Event(event) => self.context.events.tell(self.machine.pod(), event),

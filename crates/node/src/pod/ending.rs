@@ -9,7 +9,7 @@ use mainstay_model::fencing;
 
 use crate::pod::clock::{later, seconds};
 use crate::pod::container::{Phase, Role, Stop, StopStage};
-use crate::pod::io::{Action, Hook, PodEvent, Signal};
+use crate::pod::io::{Action, Hook, PodEvent, Signal, StopReason, Stopped};
 use crate::pod::machine::{Machine, Sandbox};
 
 /// A pod that vanished from the API is someone else's by now, or was to be gone at once: its containers get this long.
@@ -26,6 +26,8 @@ pub enum Why {
     Finished,
     /// `activeDeadlineSeconds` is over.
     Deadline,
+    /// Its node put an end to it: an eviction, or a shutdown.
+    Stopped,
     /// The node was cut off, and the pod must not run twice.
     Fenced,
     /// Someone deleted it.
@@ -72,6 +74,27 @@ impl Machine {
             out.push(Action::Event(PodEvent { warning: true, reason: fencing::REASON, message, container: None }));
         }
         self.end(Why::Fenced, SignedDuration::ZERO, now);
+    }
+
+    /// The node puts an end to the pod, unless it is ending anyway.
+    pub(super) fn end_stopped(&mut self, stopped: Stopped, now: Timestamp, out: &mut Vec<Action>) {
+        if self.ending.is_some() {
+            return;
+        }
+        if stopped.reason != StopReason::Shutdown {
+            let (reason, message) = (stopped.reason.name(), stopped.message.clone());
+            out.push(Action::Event(PodEvent { warning: true, reason, message, container: None }));
+        }
+        self.stopped = Some(stopped);
+        self.resume_stopped(now);
+    }
+
+    /// Begins the end that the node put to the pod, also after a restart of the agent.
+    pub(super) fn resume_stopped(&mut self, now: Timestamp) {
+        if let Some(stopped) = &self.stopped {
+            let grace = seconds(Some(stopped.grace_seconds), 0).min(self.grace());
+            self.end(Why::Stopped, grace, now);
+        }
     }
 
     pub(super) fn end_gone(&mut self, now: Timestamp) {
@@ -149,7 +172,7 @@ impl Machine {
             Why::Deleted => out.push(Action::DeletePod),
             Why::Gone => out.push(Action::Forget),
             // Its status and logs stay until somebody deletes it.
-            Why::Finished | Why::Deadline | Why::Fenced => {}
+            Why::Finished | Why::Deadline | Why::Stopped | Why::Fenced => {}
         }
     }
 

@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use serde::{Deserialize, Serialize};
 
 use crate::pod::probe::ProbeKind;
 use crate::pod::resize::Refused;
@@ -64,6 +65,64 @@ impl fmt::Display for StartFailure {
     }
 }
 
+/// Why a node itself puts an end to a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopReason {
+    /// The node is short of something, or the pod took more than it may.
+    Evicted,
+    /// The pod came to a node that is short of something, and never ran.
+    Refused,
+    /// The pod came to a node that shuts down, and never ran.
+    RefusedAtShutdown,
+    /// The node shuts down.
+    Shutdown,
+}
+
+impl StopReason {
+    /// Whether something that ran was stopped.
+    pub fn disrupts(self) -> bool {
+        matches!(self, Self::Evicted | Self::Shutdown)
+    }
+
+    /// As in `status.reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Evicted | Self::Refused => "Evicted",
+            Self::RefusedAtShutdown => "NodeShutdown",
+            Self::Shutdown => "Terminated",
+        }
+    }
+}
+
+/// An end that the node itself puts to a pod, remembered as long as the pod is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Why.
+    pub reason: StopReason,
+    /// Why, in words: as in `status.message`.
+    pub message: String,
+    /// How long its containers get; never longer than the pod's own grace period.
+    pub grace_seconds: i64,
+}
+
+impl Stopped {
+    /// An eviction.
+    pub fn evicted(message: String, grace: SignedDuration) -> Self {
+        Self { reason: StopReason::Evicted, message, grace_seconds: grace.as_secs() }
+    }
+
+    /// A pod that is not run.
+    pub fn refused(reason: StopReason, message: String) -> Self {
+        Self { reason, message, grace_seconds: 0 }
+    }
+
+    /// The node shuts down.
+    pub fn shutdown(grace: SignedDuration) -> Self {
+        let message = "Pod was terminated in response to imminent node shutdown.".to_owned();
+        Self { reason: StopReason::Shutdown, message, grace_seconds: grace.as_secs() }
+    }
+}
+
 /// Which of a container's two hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
@@ -82,6 +141,8 @@ pub enum Input {
     Gone,
     /// The shim has stopped the pod for good, because the node was cut off.
     Fenced,
+    /// The node puts an end to it.
+    Stop(Stopped),
     /// The sandbox stands and has its address (none if the pod uses the node's network).
     SandboxReady {
         /// The pod's address.

@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1 as core;
 use crate::pod::clock::later;
 use crate::pod::container::{Container, Phase, PostStart, Role, Running, Termination, Waiting};
 use crate::pod::ending::Ending;
-use crate::pod::io::{Action, Exit, Hook, Input, Instance, PodEvent, StartFailure};
+use crate::pod::io::{Action, Exit, Hook, Input, Instance, PodEvent, StartFailure, Stopped};
 use crate::pod::probe::ProbeKind;
 
 /// Where the sandbox is.
@@ -61,6 +61,8 @@ pub struct Machine {
     pub(super) ending: Option<Ending>,
     /// The time of the last step.
     stepped_at: Timestamp,
+    /// The end that the node put to it, if it did.
+    pub(super) stopped: Option<Stopped>,
 }
 
 /// The first wait after a failed start of sandbox or container, doubled up to [`START_RETRY_MAX`].
@@ -91,6 +93,7 @@ impl Machine {
             started_at,
             ending: None,
             stepped_at: now,
+            stopped: None,
         }
     }
 
@@ -174,6 +177,7 @@ impl Machine {
             Input::Pod(pod) => self.renew(pod),
             Input::Gone => self.end_gone(now),
             Input::Fenced => self.end_fenced(now, actions),
+            Input::Stop(stopped) => self.end_stopped(stopped, now, actions),
             Input::SandboxReady { ip } => {
                 (self.sandbox, self.sandbox_failures, self.ip) = (Sandbox::Ready { ip }, 0, ip);
             }

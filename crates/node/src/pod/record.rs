@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pod::backoff::Backoff;
 use crate::pod::container::{Container, Phase, PostStart, Running, Termination, Waiting};
+use crate::pod::io::Stopped;
 use crate::pod::machine::{Machine, Sandbox};
 
 /// The memory of a pod, written to its directory whenever it changes.
@@ -21,6 +22,9 @@ pub struct Record {
     pub started_at: Option<Timestamp>,
     /// All init containers were through.
     pub initialized: bool,
+    /// The end that the node put to it, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
     /// Its containers by name.
     pub containers: BTreeMap<String, ContainerRecord>,
 }
@@ -88,6 +92,7 @@ impl Machine {
             ip: self.ip,
             started_at: Some(self.started_at),
             initialized: self.initialized,
+            stopped: self.stopped.clone(),
             containers: containers.collect(),
         }
     }
@@ -115,9 +120,11 @@ impl Machine {
                 container.restore(record, observed.get(&spec.name), &spec, now);
             }
         }
+        machine.stopped.clone_from(&record.stopped);
+        machine.resume_stopped(now);
         machine.sandbox = if sandbox_alive {
             Sandbox::Ready { ip: record.ip }
-        } else if machine.is_finished() {
+        } else if machine.is_finished() || machine.ending().is_some() {
             Sandbox::Absent { retry_at: None }
         } else {
             Sandbox::Creating

@@ -27,6 +27,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Where a container leaves its last words unless it says otherwise.
 const TERMINATION_PATH: &str = "/dev/termination-log";
 
+/// The annotation of pods whose containers get a first process that forwards signals and reaps orphans.
+const INIT: &str = "mainstay.dev/init";
+
 /// Everything a start needs to know.
 pub struct Start {
     /// The pod, and what it refers to.
@@ -141,7 +144,7 @@ fn build(
         cpu_request_milli: limits.cpu_request_milli,
         cpu_limit_milli: limits.cpu_limit_milli,
         memory_limit_bytes: limits.memory_limit_bytes,
-        pids_limit: None,
+        pids_limit: Some(facts.pids_max).filter(|most| *most > 0),
         user: identity.user,
         group: identity.group,
         supplementary_groups: identity.further,
@@ -156,6 +159,7 @@ fn build(
         stdin: spec.stdin.unwrap_or(false),
         stdin_once: spec.stdin_once.unwrap_or(false),
         tty: spec.tty.unwrap_or(false),
+        init: pod.metadata.annotations.iter().flatten().any(|(name, value)| name == INIT && value == "true"),
         pid_of: None,
     })
 }

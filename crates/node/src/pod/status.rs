@@ -20,6 +20,9 @@ pub const ID_SCHEME: &str = "mainstay://";
 /// The conditions this agent owns; all others are someone else's and are kept as they are.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"];
 
+/// The condition of a pod that ends for a reason that is not its own.
+const DISRUPTED: &str = "DisruptionTarget";
+
 /// What a status says about the node.
 #[derive(Debug, Clone)]
 pub struct NodeFacts {
@@ -41,6 +44,10 @@ impl Machine {
         let (reason, message) = match self.ending() {
             Some(Why::Deadline) => {
                 (Some("DeadlineExceeded"), "Pod was active on the node longer than the specified deadline")
+            }
+            Some(Why::Stopped) => {
+                let stopped = self.stopped.as_ref();
+                (stopped.map(|stopped| stopped.reason.name()), stopped.map_or("", |stopped| &stopped.message))
             }
             Some(Why::Fenced) => (Some(fencing::REASON), "The node was cut off, and the pod must not run twice"),
             _ => (None, ""),
@@ -82,7 +89,7 @@ impl Machine {
             _ => None,
         };
         if self.is_down() {
-            let stopped = matches!(self.ending(), Some(Why::Deadline | Why::Fenced));
+            let stopped = matches!(self.ending(), Some(Why::Deadline | Why::Stopped | Why::Fenced));
             let well = !stopped && main().all(|container| ended(container) == Some(0));
             return if well { "Succeeded" } else { "Failed" };
         }
@@ -194,7 +201,15 @@ impl Machine {
             let claim = Claim { status: true, reason, message };
             all.push(claim.condition(name, last, self.pod.metadata.generation, now));
         }
-        let own = |name: &str| OWN.contains(&name) || RESIZE_CONDITIONS.contains(&name);
+        let disrupted = self.stopped.as_ref().filter(|stopped| stopped.reason.disrupts());
+        if let Some(stopped) = disrupted {
+            let message = Some(stopped.message.clone());
+            let claim = Claim { status: true, reason: Some("TerminationByKubelet"), message };
+            all.push(claim.condition(DISRUPTED, last, self.pod.metadata.generation, now));
+        }
+        let own = |name: &str| {
+            OWN.contains(&name) || RESIZE_CONDITIONS.contains(&name) || disrupted.is_some() && name == DISRUPTED
+        };
         all.extend(seen.iter().filter(|condition| !own(&condition.type_)).cloned());
         all
     }

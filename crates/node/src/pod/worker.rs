@@ -26,13 +26,14 @@ use tokio::time::Instant;
 use crate::context::{ContainerView, Context, PodView};
 use crate::pod::container::Phase;
 use crate::pod::dir::PodDir;
-use crate::pod::io::{Exit, Input, Instance};
+use crate::pod::io::{Exit, Input, Instance, StopReason, Stopped};
 use crate::pod::machine::{Machine, ephemeral, roles};
 use crate::pod::prepare::{Prepared, REFRESH};
 use crate::pod::record::{Observed, Record};
 use crate::pod::status::{NodeFacts, is_ready};
 use crate::report;
 use crate::server::log_file;
+use crate::static_pods;
 use crate::volumes;
 
 /// News that may wait; a pod has at most a few actions per container under way.
@@ -86,6 +87,8 @@ pub struct Worker {
     pub(super) prepared: Arc<Mutex<Prepared>>,
     runtime_events: Option<mpsc::Receiver<SandboxEvent>>,
     desired: watch::Receiver<Desired>,
+    /// What others in this agent want of the pod.
+    door: mpsc::Receiver<Input>,
     news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     tasks: JoinSet<()>,
     /// Container ids of instances that were started.
@@ -111,7 +114,9 @@ impl Worker {
     }
 
     fn with(context: Arc<Context>, dir: PodDir, machine: Machine, desired: watch::Receiver<Desired>) -> Self {
+        let door = context.open_door(&dir.uid());
         Self {
+            door,
             context,
             dir,
             machine,
@@ -182,7 +187,9 @@ impl Worker {
         }
         if lost {
             worker.clean_up_sandbox().await;
-            worker.step(Input::SandboxLost);
+            if worker.machine.ending().is_none() {
+                worker.step(Input::SandboxLost);
+            }
         }
         worker
     }
@@ -202,6 +209,7 @@ impl Worker {
                     self.renewed(desired);
                 }
                 Some(news) = self.news.1.recv() => self.take_news(news),
+                Some(input) = self.door.recv() => self.step(input),
                 event = next(&mut self.runtime_events) => match event {
                     Some(SandboxEvent::Changed(status)) => self.container_changed(status),
                     Some(SandboxEvent::Lost) | None => self.lost().await,
@@ -213,6 +221,13 @@ impl Worker {
             }
         }
         self.context.with_views(|views| views.remove(&self.dir.uid()));
+        self.context.close_door(&self.dir.uid());
+    }
+
+    /// Does not run the pod at all.
+    pub fn refuse(&mut self, reason: StopReason, message: String) {
+        tracing::warn!(pod = %self.dir.uid(), message, "pod refused");
+        self.step(Input::Stop(Stopped::refused(reason, message)));
     }
 
     /// The API says something new about the pod.
@@ -440,8 +455,12 @@ impl Worker {
     fn written(&mut self, result: kube::Result<core::Pod>) {
         self.writing = false;
         match result {
-            Ok(pod) if pod.metadata.uid == self.machine.pod().metadata.uid => {
+            Ok(pod) if pod.metadata.uid.as_deref() == static_pods::api_uid(self.machine.pod()) => {
                 self.context.pods.observe(pod.clone());
+                if static_pods::is_static(self.machine.pod()) {
+                    // What was written is the copy's; the manager brings it here.
+                    return;
+                }
                 // Later changes may have arrived by the watch meanwhile; an older answer must not undo them.
                 let revision =
                     |pod: &core::Pod| pod.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok());

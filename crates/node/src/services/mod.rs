@@ -6,17 +6,19 @@
 //! Guarantees: nothing is applied before both lists have arrived, so that a restart never takes rules away; a failed
 //! transaction leaves the former rules and is tried again.
 
+pub mod health;
 pub mod rules;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use self::rules::Place;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use mainstay_informer::{Cache, Scope};
 use mainstay_net::plan::{Cidr, Network};
-use mainstay_net::services::{ServiceRules, ServiceTable};
+use mainstay_net::services::{ServicePort, ServiceRules, ServiceTable};
 
 /// Changes come in groups: a rollout touches the slice and often the service.
 const GATHER: Duration = Duration::from_millis(5);
@@ -32,6 +34,8 @@ pub enum Role {
     Node {
         /// The node's name.
         name: String,
+        /// The node's zone.
+        zone: String,
         /// The node's address, where node ports answer.
         address: Ipv4Addr,
         /// The node's pods.
@@ -66,19 +70,28 @@ impl ServiceNetwork {
         self.services.synced().await;
         self.slices.synced().await;
         let mut table = Some(ServiceTable::new(instance));
-        let mut failed = false;
+        let (mut stale, mut failed) = (true, false);
+        let (mut planned, mut of_pods) = (Vec::new(), Vec::new());
         loop {
             tokio::select! {
-                _ = services.changed() => {}
-                _ = slices.changed() => {}
+                _ = services.changed() => stale = true,
+                _ = slices.changed() => stale = true,
                 _ = pods.changed() => {}
                 () = tokio::time::sleep(RETRY), if failed => {}
             }
             tokio::time::sleep(GATHER).await;
-            services.take();
-            slices.take();
+            stale |= !services.take().is_empty() | !slices.take().is_empty();
             pods.take();
-            let rules = self.rules(network, &role);
+            // Of pods only their host ports count; hundreds of them start without one.
+            let host_ports = rules::host_ports(self.pods.list().iter().map(|pod| &**pod));
+            if !(stale || failed) && host_ports == of_pods {
+                continue;
+            }
+            if std::mem::take(&mut stale) {
+                planned = self.planned(&role);
+            }
+            of_pods = host_ports;
+            let rules = rules_of(network, &role, &of_pods, &planned);
             let mut taken = table.take().unwrap_or_else(|| ServiceTable::new(instance));
             // Thousands of services take the kernel tens of milliseconds.
             let applied = tokio::task::spawn_blocking(move || (taken.apply(&rules), taken)).await;
@@ -94,24 +107,27 @@ impl ServiceNetwork {
         }
     }
 
-    fn rules(&self, network: Network, role: &Role) -> ServiceRules {
-        let (services, slices) = (self.services.list(), self.slices.list());
-        let (node, node_addresses, pod_cidr) = match role {
-            Role::Host => (None, Vec::new(), None),
-            Role::Node { name, address, pod_cidr } => (Some(name.as_str()), vec![*address], Some(*pod_cidr)),
+    fn planned(&self, role: &Role) -> Vec<ServicePort> {
+        let place = match role {
+            Role::Host => None,
+            Role::Node { name, zone, .. } => Some(Place { node: name, zone }),
         };
-        ServiceRules {
-            network,
-            node_addresses,
-            pod_cidr,
-            masquerade_outbound: matches!(role, Role::Host),
-            services: {
-                let own = self.pods.list();
-                let mut all = rules::host_ports(own.iter().map(|pod| &**pod));
-                all.extend(rules::plan(services.iter().map(|s| &**s), slices.iter().map(|s| &**s), node));
-                all
-            },
-        }
+        let (services, slices) = (self.services.list(), self.slices.list());
+        rules::plan(services.iter().map(|s| &**s), slices.iter().map(|s| &**s), place)
+    }
+}
+
+fn rules_of(network: Network, role: &Role, of_pods: &[ServicePort], planned: &[ServicePort]) -> ServiceRules {
+    let (node_addresses, pod_cidr) = match role {
+        Role::Host => (Vec::new(), None),
+        Role::Node { address, pod_cidr, .. } => (vec![*address], Some(*pod_cidr)),
+    };
+    ServiceRules {
+        network,
+        node_addresses,
+        pod_cidr,
+        masquerade_outbound: matches!(role, Role::Host),
+        services: of_pods.iter().chain(planned).cloned().collect(),
     }
 }
 

@@ -8,11 +8,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 use mainstay_net::services::{Protocol, ServicePort};
 
 /// The label that names a slice's service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The annotation of a service whose connections end when their endpoint is no longer one: [`ServicePort::cut`].
 const CUT: &str = "mainstay.dev/cut-removed-endpoints";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set: three hours.
@@ -60,11 +60,20 @@ pub fn host_ports<'a>(pods: impl IntoIterator<Item = &'a core::Pod>) -> Vec<Serv
     ports
 }
 
-/// The ports of all services with who answers them. `node` is this node's name: for traffic policies that keep to it.
+/// Where the rules are for: for traffic policies that keep to a node, and hints that keep traffic near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// Its zone.
+    pub zone: &'a str,
+}
+
+/// The ports of all services with who answers them; without a place, those of the machine itself.
 pub fn plan<'a>(
     services: impl IntoIterator<Item = &'a core::Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    node: Option<&str>,
+    place: Option<Place<'_>>,
 ) -> Vec<ServicePort> {
     let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
     for slice in slices.into_iter().filter(|slice| slice.address_type == "IPv4") {
@@ -77,7 +86,7 @@ pub fn plan<'a>(
     for service in services {
         let key = (text(service.metadata.namespace.as_ref()), text(service.metadata.name.as_ref()));
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        ports.extend(service_ports(service, key, slices, node));
+        ports.extend(service_ports(service, key, slices, place));
     }
     ports.sort_by(|a, b| a.name.cmp(&b.name));
     ports
@@ -91,7 +100,7 @@ fn service_ports(
     service: &core::Service,
     (namespace, name): (&str, &str),
     slices: &[&EndpointSlice],
-    node: Option<&str>,
+    place: Option<Place<'_>>,
 ) -> Vec<ServicePort> {
     let Some(spec) = service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName")) else {
         return Vec::new();
@@ -110,8 +119,12 @@ fn service_ports(
     });
     let cut = service.metadata.annotations.as_ref().and_then(|all| all.get(CUT)).is_some_and(|it| it == "true");
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
-    let inside = node.filter(|_| local(&spec.internal_traffic_policy));
-    let outside = node.filter(|_| local(&spec.external_traffic_policy));
+    let who = |policy| match place {
+        Some(place) if local(policy) => Who::OfNode(place.node),
+        Some(place) => Who::Near(place),
+        None => Who::All,
+    };
+    let (inside, outside) = (who(&spec.internal_traffic_policy), who(&spec.external_traffic_policy));
     let mut ports = Vec::new();
     for port in spec.ports.iter().flatten() {
         let protocol = match port.protocol.as_deref() {
@@ -155,14 +168,59 @@ fn service_ports(
     ports
 }
 
+/// Which endpoints count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who<'a> {
+    /// All.
+    All,
+    /// Those of one node, because the traffic policy is `Local`.
+    OfNode(&'a str),
+    /// Those that are meant for a place, where all endpoints say for whom they are meant.
+    Near(Place<'a>),
+}
+
+/// An endpoint for which somebody is meant: by nodes, and by zones.
+type Hinted<'a> = (SocketAddrV4, Option<&'a EndpointHints>);
+
+/// The endpoints that are meant for a place: those for the node, else those for the zone; all, if any endpoint does not say for
+/// whom it is meant, or if none is meant for the place.
+///
+/// Source: <https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-distribution>,
+/// <https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/#safeguards>.
+fn near(all: &[Hinted<'_>], place: Place<'_>) -> Vec<SocketAddrV4> {
+    let pick = |of: &dyn Fn(&EndpointHints) -> Option<bool>| -> Option<Vec<SocketAddrV4>> {
+        let meant: Option<Vec<_>> = all.iter().map(|(address, hints)| Some((*address, of((*hints)?)?))).collect();
+        let meant: Vec<_> = meant?.into_iter().filter(|(_, here)| *here).map(|(address, _)| address).collect();
+        (!meant.is_empty()).then_some(meant)
+    };
+    let of_node = |hints: &EndpointHints| {
+        let nodes = hints.for_nodes.as_ref().filter(|nodes| !nodes.is_empty())?;
+        Some(nodes.iter().any(|node| node.name == place.node))
+    };
+    let of_zone = |hints: &EndpointHints| {
+        let zones = hints.for_zones.as_ref().filter(|zones| !zones.is_empty())?;
+        Some(zones.iter().any(|zone| zone.name == place.zone))
+    };
+    pick(&of_node).or_else(|| pick(&of_zone)).unwrap_or_else(|| all.iter().map(|(address, _)| *address).collect())
+}
+
+/// How many endpoints of a service are ready on a node.
+pub fn ready_on<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>, node: &str) -> usize {
+    let endpoints = slices
+        .into_iter()
+        .filter(|slice| slice.address_type == "IPv4")
+        .flat_map(|slice| slice.endpoints.iter().flatten());
+    let is_ready = |endpoint: &&Endpoint| {
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+        ready && endpoint.node_name.as_deref() == Some(node)
+    };
+    endpoints.filter(is_ready).count()
+}
+
 /// Who answers a port: the ready endpoints; where there are none, those that still serve while they terminate.
-fn endpoints(
-    slices: &[&EndpointSlice],
-    port_name: &str,
-    protocol: Protocol,
-    only_node: Option<&str>,
-) -> Vec<SocketAddrV4> {
-    let (mut ready, mut terminating) = (Vec::new(), Vec::new());
+fn endpoints(slices: &[&EndpointSlice], port_name: &str, protocol: Protocol, who: Who<'_>) -> Vec<SocketAddrV4> {
+    let (mut ready, mut terminating): (Vec<Hinted<'_>>, Vec<Hinted<'_>>) = (Vec::new(), Vec::new());
+    let only_node = if let Who::OfNode(node) = who { Some(node) } else { None };
     for slice in slices {
         let is_it = |port: &&k8s_openapi::api::discovery::v1::EndpointPort| {
             let same = match port.protocol.as_deref() {
@@ -186,10 +244,15 @@ fn endpoints(
                 (false, false) => continue,
             };
             // The addresses of one endpoint are one and the same pod.
-            list.extend(endpoint.addresses.first().and_then(|a| a.parse().ok()).map(|ip| SocketAddrV4::new(ip, port)));
+            let address = endpoint.addresses.first().and_then(|a| a.parse().ok()).map(|ip| SocketAddrV4::new(ip, port));
+            list.extend(address.map(|address| (address, endpoint.hints.as_ref())));
         }
     }
-    let mut chosen = if ready.is_empty() { terminating } else { ready };
+    let all = if ready.is_empty() { terminating } else { ready };
+    let mut chosen = match who {
+        Who::Near(place) => near(&all, place),
+        Who::All | Who::OfNode(_) => all.into_iter().map(|(address, _)| address).collect(),
+    };
     chosen.sort_unstable();
     chosen.dedup();
     chosen
@@ -254,8 +317,29 @@ mod tests {
         let slice = slice(
             json!([{"addresses": ["10.0.2.5"], "nodeName": "node-1"}, {"addresses": ["10.0.4.5"], "nodeName": "node-2"}]),
         );
-        let planned = plan([&local], [&slice], Some("node-2"));
+        let planned = plan([&local], [&slice], Some(Place { node: "node-2", zone: "b" }));
         assert_eq!(planned[0].endpoints, ["10.0.4.5:8080".parse().unwrap()]);
         assert_eq!(planned[0].affinity, Some(Duration::from_secs(10_800)));
+    }
+
+    #[test]
+    fn hints_keep_traffic_near_as_long_as_somebody_is_meant() {
+        let front = service(json!({"clusterIP": "10.0.128.7", "ports": [{"name": "http", "port": 80}]}), json!({}));
+        let zone = |address: &str, zone: &str| json!({"addresses": [address], "hints": {"forZones": [{"name": zone}]}});
+        let node = |address: &str, node: &str| json!({"addresses": [address], "hints": {"forNodes": [{"name": node}], "forZones": [{"name": "a"}]}});
+        let answers = |endpoints: Value, place| -> Vec<String> {
+            let planned = plan([&front], [&slice(endpoints)], place);
+            planned[0].endpoints.iter().map(|endpoint| endpoint.ip().to_string()).collect()
+        };
+        let place = |node, zone| Some(Place { node, zone });
+        let zones = || json!([zone("10.0.2.5", "a"), zone("10.0.4.5", "b")]);
+        assert_eq!(answers(zones(), place("n1", "a")), ["10.0.2.5"]);
+        assert_eq!(answers(zones(), place("n1", "c")).len(), 2, "nobody is meant for that zone");
+        assert_eq!(answers(zones(), None).len(), 2, "the machine is in no zone");
+        let some = json!([zone("10.0.2.5", "a"), {"addresses": ["10.0.4.5"]}]);
+        assert_eq!(answers(some, place("n1", "a")).len(), 2, "one does not say for whom it is meant");
+        let nodes = || json!([node("10.0.2.5", "n1"), node("10.0.2.6", "n2")]);
+        assert_eq!(answers(nodes(), place("n2", "a")), ["10.0.2.6"]);
+        assert_eq!(answers(nodes(), place("n3", "a")).len(), 2, "the zone's, where there is none of the node");
     }
 }

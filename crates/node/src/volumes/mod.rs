@@ -3,8 +3,8 @@
 //! Kinds: emptyDir (disk, memory), hostPath, configMap, secret, downwardAPI, projected, and claims whose volume is a
 //! directory (`hostPath`, `local`). Everything here blocks.
 //!
-//! Deliberately absent: volumes that have to be attached or mounted from elsewhere (CSI, NFS, iSCSI), block devices, size
-//! limits of directories.
+//! Deliberately absent: volumes that have to be attached or mounted from elsewhere (CSI, NFS, iSCSI), block devices. Size limits
+//! of directories are looked after from outside: see [`crate::pressure::local_storage`].
 
 pub mod atomic;
 pub mod payload;

@@ -3,6 +3,7 @@
 //! A transcript line is `+MS action` or `+MS = status`.
 #![allow(clippy::unwrap_used)]
 
+mod diagram;
 mod world;
 
 use std::collections::BTreeMap;
@@ -499,4 +500,48 @@ fn resources_change_in_place_or_with_a_restart_as_the_policy_says() {
     let resources = status.container_statuses.unwrap()[0].resources.clone().unwrap();
     assert_eq!(resources.requests.unwrap()["memory"].0, "20Mi");
     assert!(status.conditions.unwrap().iter().all(|c| !c.type_.starts_with("PodResize")));
+}
+
+#[test]
+fn an_eviction_ends_the_pod_for_good() {
+    use crate::pod::io::{StopReason, Stopped};
+    let mut world = World::new(one());
+    world.obedient = false;
+    world.input(Input::Tick);
+    world.now_ms = 50;
+    world.input(Input::Stop(Stopped::evicted("low".to_owned(), jiff::SignedDuration::from_secs(1))));
+    // A second reason changes nothing, and what ends by its own will is not evicted.
+    world.input(Input::Stop(Stopped::refused(StopReason::Refused, "later".to_owned())));
+    world.until(5_000);
+    world.expect(
+        "+0 create sandbox
+         +0 start app#0
+         +0 = Running ready app:running(0)
+         +50 event Evicted: low
+         +50 event Killing: Stopping container app
+         +50 Stop(None) app#0
+         +1050 Kill app#0
+         +1050 stop sandbox
+         +1050 = Failed app:Error/137(0)",
+    );
+    let status = world.last_status.clone().unwrap();
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some("low")));
+    assert!(status.conditions.unwrap().iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True"));
+    // The next agent knows it too.
+    let record = world.machine.record();
+    let pod = world.machine.pod().clone();
+    let mut again = Machine::restore(pod, &record, &BTreeMap::new(), false, at(6_000));
+    assert!(again.step(Input::Tick, at(6_000)).is_empty());
+}
+
+#[test]
+fn a_pod_that_is_refused_never_runs() {
+    use crate::pod::io::{StopReason, Stopped};
+    let mut world = World::new(one());
+    world.input(Input::Stop(Stopped::refused(StopReason::Refused, "no room".to_owned())));
+    world.until(1_000);
+    world.expect(
+        "+0 event Evicted: no room
+         +0 = Failed app:ContainerCreating(0)",
+    );
 }
