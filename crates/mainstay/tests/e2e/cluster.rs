@@ -145,6 +145,14 @@ impl Cluster {
         std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
     }
 
+    /// The process of a role, if it has one: one that was killed may not have been started again yet.
+    pub fn try_pid(&self, role: &str) -> Option<i32> {
+        let path = self.dir().join("run").join(format!("{role}.pid"));
+        let pid: i32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        command.contains(self.dir().to_str()?).then_some(pid)
+    }
+
     /// SIGKILL to the process of a role.
     pub fn kill(&self, role: &str) {
         let pid = nix::unistd::Pid::from_raw(self.pid(role));

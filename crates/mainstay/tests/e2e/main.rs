@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod access;
+mod chaos;
 mod cluster;
 mod commands;
 mod control_plane;
@@ -14,10 +15,12 @@ mod examples;
 mod failover;
 mod faults;
 mod gateway;
+mod hardship;
 mod images;
 mod isolation;
 mod machine;
 mod network;
+mod nodes;
 mod pods;
 mod recovery;
 mod state;

@@ -1,11 +1,12 @@
 //! The network between pods: policies, host ports, traffic policies.
 //!
 //! <https://kubernetes.io/docs/concepts/services-networking/network-policies/>,
-//! <https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-policies>.
+//! <https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-policies>,
+//! <https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-distribution>.
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, http_get};
+use crate::cluster::{Cluster, http_ask, http_get};
 
 /// A pod that tells on port 8080 who asks.
 fn server(name: &str, namespace: &str, more: &str) -> String {
@@ -104,4 +105,64 @@ fn host_ports_and_local_traffic_policies_keep_to_the_node() {
     for node in others.filter(|address| *address != own) {
         assert_eq!(http_get(&format!("{node}:30199"), "/"), None, "{node} has no endpoint of its own");
     }
+}
+
+#[test]
+fn a_load_balancer_outside_is_told_which_nodes_have_endpoints() {
+    let cluster = Cluster::up(&[]);
+    cluster.apply(&server("one", "default", ""));
+    cluster.k(&["wait", "--for=condition=Ready", "pod/one", "--timeout=60s"]);
+    cluster.apply("apiVersion: v1\nkind: Service\nmetadata: {name: out}\nspec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {app: one}, ports: [{port: 80, targetPort: 8080}]}\n",
+    );
+    let port = cluster.get(&["service", "out"])["spec"]["healthCheckNodePort"].as_u64().unwrap();
+    let own = cluster.get(&["pod", "one"])["status"]["hostIP"].clone();
+    for node in cluster.get(&["nodes"])["items"].as_array().unwrap() {
+        let address = &node["status"]["addresses"][0]["address"];
+        let at = format!("{}:{port}", address.as_str().unwrap());
+        let expected = if *address == own { "\"localEndpoints\":1" } else { "503" };
+        cluster.wait("the node says what it has", || {
+            http_ask(&at, &at, "/healthz").unwrap_or_else(|refused| refused).contains(expected)
+        });
+    }
+    cluster.k(&["patch", "service", "out", "-p", r#"{"spec":{"externalTrafficPolicy":"Cluster"}}"#]);
+    assert!(cluster.get(&["service", "out"])["spec"]["healthCheckNodePort"].is_null());
+}
+
+#[test]
+fn traffic_stays_near_where_that_is_asked_for() {
+    let cluster = Cluster::up(&[]);
+    let tells = |name: &str, node: &str| {
+        let pod = server(name, "default", "").replace("s.client_address[0]", "__import__('socket').gethostname()");
+        pod.replace("spec:\n", &format!("spec:\n  nodeName: {node}\n")).replace(&format!("app: {name}"), "app: each")
+    };
+    let pods: Vec<_> = (1..=3).map(|number| tells(&format!("p{number}"), &format!("node-{number}"))).collect();
+    cluster.apply(&pods.concat());
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: each}\nspec: {trafficDistribution: WHAT, selector: {app: each}, ports: [{port: 80, targetPort: 8080}]}\n";
+    cluster.k(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
+    let ask = |from: &str, to: &str| {
+        cluster.k(&[
+            "exec",
+            from,
+            "--",
+            "sh",
+            "-c",
+            &format!("for i in 1 2 3 4 5 6 7 8; do curl -sm2 http://{to}; echo; done"),
+        ])
+    };
+    for what in ["PreferSameNode", "PreferClose"] {
+        let _ = cluster.kubectl(&["delete", "service", "each"]).output();
+        cluster.apply(&service.replace("WHAT", what));
+        let address = cluster.get(&["service", "each"])["spec"]["clusterIP"].as_str().unwrap().to_owned();
+        for name in ["p1", "p3"] {
+            let only_near = |answers: &str| answers.lines().count() == 8 && answers.lines().all(|line| line == name);
+            cluster.wait("the pod of the same place answers", || only_near(&ask(name, &address)));
+        }
+    }
+    // Without its own there are the others.
+    let address = cluster.get(&["service", "each"])["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    cluster.k(&["label", "pod", "p1", "app=none", "--overwrite"]);
+    cluster.wait("others answer", || {
+        let answers = ask("p1", &address);
+        answers.lines().count() == 8 && answers.lines().all(|line| line == "p2" || line == "p3")
+    });
 }
