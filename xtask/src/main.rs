@@ -1,4 +1,4 @@
-//! What one does with this repository: `cargo xtask test | tidy | bench | peers`.
+//! What one does with this repository: `cargo xtask test | tidy | guest-test | bench | peers`.
 //!
 //! One file per command. Everything is done with the programs at hand (cargo, apt-get, pip, nft); nothing is linked
 //! that the workspace does not already build. A command prints what it does and ends with 1, naming what failed.
@@ -7,6 +7,7 @@
 //! would.
 
 mod bench;
+mod guest;
 mod install;
 mod leaks;
 mod licences;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::TestArgs),
     /// The rules of the house that clippy does not know: floors, sizes, module docs, unsafe
     Tidy(tidy::TidyArgs),
+    /// The end-to-end tests in a Debian guest under qemu: another kernel, cgroup version 2
+    GuestTest(guest::GuestArgs),
     /// Measures, prints a table and writes target/bench/NAME.json
     Bench(bench::BenchArgs),
     /// Which programs to compare with are installed here
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match CommandLine::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args),
+        Task::GuestTest(args) => guest::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Peers(args) => peers::run(&args),
     };

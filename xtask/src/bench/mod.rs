@@ -8,6 +8,7 @@ mod failover;
 mod faults;
 mod gateway;
 mod memory;
+mod node;
 mod report;
 mod scheduler;
 mod up;
@@ -29,6 +30,8 @@ enum Bench {
     Api(api::ApiArgs),
     /// From process start to all pods of examples/shop Ready, and what it costs in memory
     Up(up::UpArgs),
+    /// One node: pods to Ready, 300 of them, connections through services, changes of their rules
+    Node(node::NodeArgs),
     /// Pods a second that find their nodes: the core alone, and the whole control plane with hollow nodes
     Scheduler(scheduler::SchedulerArgs),
     /// Three PostgreSQL members and one fault after the other: gaps between acknowledged writes, writes lost
@@ -44,6 +47,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     match &args.name {
         Bench::Api(args) => api::run(args),
         Bench::Up(args) => up::run(args),
+        Bench::Node(args) => node::run(args),
         Bench::Scheduler(args) => scheduler::run(args),
         Bench::Failover(args) => failover::run(args),
         Bench::Gateway(args) => gateway::run(args),
