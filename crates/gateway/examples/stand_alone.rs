@@ -21,7 +21,10 @@ fn main() {
         zone: None,
         access_log: None,
         access_log_template: None,
-        hand_over: None,
+        hand_over: std::env::var_os("HAND_OVER").map(Into::into),
+        traces: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .ok()
+            .map(|url| mainstay_gateway::TraceOptions::of_url(&url, 1.0).unwrap()),
         drain: Duration::from_secs(10),
         ingress_ports: (8080, 8443),
     };

@@ -178,6 +178,8 @@ pub(crate) fn metrics(control: &Control) -> String {
     lines.push((format!("{PREFIX}reloads_total"), format!("{{result=\"bad\"}} {bad}")));
     let dropped = control.log.as_ref().map_or(0, crate::access_log::AccessLog::dropped);
     lines.push((format!("{PREFIX}access_log_dropped_total"), format!(" {dropped}")));
+    let dropped = control.tracer.as_ref().map_or(0, |it| it.dropped());
+    lines.push((format!("{PREFIX}spans_dropped_total"), format!(" {dropped}")));
     lines.sort();
     histograms.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let mut out = String::new();

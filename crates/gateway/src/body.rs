@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::server::Http1Body;
 use crate::upstream::{Exchange, Permit};
 
 /// Any error of a body; it ends the connection or stream, nobody reads it but the log.
@@ -20,9 +21,57 @@ pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
 /// A body of a kind that is not known here.
 pub(crate) type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
 
+/// A client's body as it arrives.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// From a connection of our own.
+    Http1(Http1Body),
+    /// From hyper.
+    Http2(Incoming),
+    /// All there.
+    Whole(Bytes),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
 /// A client's body as it arrives, with the bytes that are still allowed.
 pub(crate) struct ClientBody {
-    body: Incoming,
+    body: RequestBody,
     left: u64,
     /// Set when the bytes run out.
     too_large: Rc<Cell<bool>>,
@@ -30,7 +79,7 @@ pub(crate) struct ClientBody {
 
 impl ClientBody {
     /// A body that may have so many bytes; `too_large` is set if it has more.
-    pub(crate) fn new(body: Incoming, bytes_max: u64, too_large: Rc<Cell<bool>>) -> Self {
+    pub(crate) fn new(body: RequestBody, bytes_max: u64, too_large: Rc<Cell<bool>>) -> Self {
         Self { body, left: bytes_max, too_large }
     }
 }
@@ -57,7 +106,7 @@ impl Body for ClientBody {
             };
             this.left = rest;
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

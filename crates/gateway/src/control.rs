@@ -32,6 +32,7 @@ use crate::config::{self, Compiled, ConfigError, Objects, source};
 use crate::core::{Core, CoreOptions, Live};
 use crate::registry::{Registry, Shared};
 use crate::sockets::Sockets;
+use crate::trace::{TraceOptions, Tracer};
 
 /// Quiet time after a change of files before they are read: editors and copies change them in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -61,6 +62,8 @@ pub struct Options {
     pub access_log_template: Option<String>,
     /// A socket on which a successor asks for the listening sockets, and on which this process asks a predecessor.
     pub hand_over: Option<PathBuf>,
+    /// Where traces go; nowhere if `None`.
+    pub traces: Option<TraceOptions>,
     /// Longest time to finish requests in flight when told to stop.
     pub drain: Duration,
     /// Ports of Ingresses: HTTP and HTTPS.
@@ -95,6 +98,7 @@ pub(crate) struct Control {
     pub(crate) options: Options,
     pub(crate) shared: Arc<Shared>,
     pub(crate) log: Option<AccessLog>,
+    pub(crate) tracer: Option<Arc<Tracer>>,
     pub(crate) reload: Notify,
     world: Option<Rc<World>>,
     sockets: Arc<Sockets>,
@@ -143,10 +147,15 @@ async fn start(options: Options) -> Result<(), GatewayError> {
             () = signals.stop() => return Ok(()),
         }
     }
+    let tracer = options.traces.clone().map(Tracer::new);
+    if let Some(tracer) = tracer.clone() {
+        tokio::task::spawn_local(tracer.run());
+    }
     let control = Rc::new(Control {
         options,
         shared,
         log,
+        tracer,
         reload: Notify::new(),
         world,
         sockets,
@@ -242,6 +251,7 @@ impl Control {
                     sockets: self.sockets.clone(),
                     zone: self.options.zone.as_deref().map(Into::into),
                     log: self.log.clone(),
+                    tracer: self.tracer.clone(),
                 };
                 let (live, drain) = (self.live.subscribe(), self.options.drain);
                 std::thread::Builder::new().name(format!("core-{core}")).spawn(move || match local_runtime() {

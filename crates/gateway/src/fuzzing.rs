@@ -11,6 +11,8 @@ use http::{HeaderMap, Method};
 use crate::access::fuzz_token;
 use crate::config::{Objects, Options, compile, source};
 use crate::core::{fuzz_proxy_protocol, fuzz_sni};
+use crate::server::{HeadLimits, read_request};
+use crate::transcode::Transcoder;
 use crate::upstream::{Chunked, Length, Piece, read_head};
 
 /// An endpoint's answer: whatever is in it, it is the same however the network cuts it, and never more than arrived.
@@ -54,6 +56,36 @@ fn read_answer(pieces: &[&[u8]]) -> Option<(u16, Vec<u8>, HeaderMap)> {
             Ok(Piece::More) => buffer.extend_from_slice(pieces.next()?),
             Err(_) => return None,
         }
+    }
+}
+
+/// A client's request: however the network cuts it, it is the same, and what is taken for its head ends with an empty line.
+pub fn request(bytes: &[u8]) {
+    let limits = HeadLimits { bytes_max: 4_096, headers_max: 20 };
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    let mut whole = BytesMut::from(bytes);
+    let at_once = read_request(&mut whole, limits);
+    let mut pieces = BytesMut::from(&bytes[..usize::from(*cut).min(bytes.len())]);
+    let first = read_request(&mut pieces, limits);
+    if let Ok(None) = first {
+        pieces.extend_from_slice(&bytes[usize::from(*cut).min(bytes.len())..]);
+        let later = read_request(&mut pieces, limits);
+        assert_eq!(at_once.is_ok(), later.is_ok(), "a head was read differently when it came in two pieces");
+        assert_eq!(whole, pieces);
+    }
+    if let Ok(Some(head)) = at_once {
+        let taken = &bytes[..bytes.len() - whole.len()];
+        assert!(taken.ends_with(b"\n\r\n") || taken.ends_with(b"\n\n"));
+        assert!(head.parts.headers.len() <= 20);
+    }
+}
+
+/// Descriptors and a request for them.
+pub fn descriptors(bytes: &[u8]) {
+    if let Ok(transcoder) = Transcoder::new(bytes)
+        && let Some(call) = transcoder.find(&Method::GET, "/v1/a")
+    {
+        let _ = call.request(Some("a=b&c.d=e"), b"{}");
     }
 }
 

@@ -39,11 +39,16 @@ pub mod fuzzing;
 mod grpc_web;
 mod gzip;
 mod health;
+mod import;
+mod io;
 mod limit;
 mod metrics;
 mod registry;
+mod server;
 mod sockets;
 mod table;
+mod trace;
+mod transcode;
 mod upstream;
 
 use std::path::PathBuf;
@@ -51,6 +56,8 @@ use std::path::PathBuf;
 pub use cluster::ClusterOptions;
 pub use config::ConfigError;
 pub use control::{GatewayError, Options, ask_admin, run};
+pub use import::{ImportError, Imported, Note, import};
+pub use trace::TraceOptions;
 
 /// The ConfigMap beside the gateways' Service whose keys are the degradations that are switched on in the whole cluster.
 pub const DEGRADED: &str = "mainstay-degraded";

@@ -53,6 +53,18 @@ fn answers() {
 }
 
 #[test]
+fn requests() {
+    drive(
+        fuzzing::request,
+        &[
+            b"\x20GET /a?b=c HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x\r\n\r\nrest",
+            b"\x10POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            b"\x30CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nUpgrade: h2c\r\n\r\n",
+        ],
+    );
+}
+
+#[test]
 fn connections() {
     let hello = b"\x16\x03\x01\x00\x38\x01\x00\x00\x34\x03\x03................................\x00\x00\x02\x13\x01\x01\x00\x00\x09\x00\x00\x00\x05\x00\x03\x00\x00\x00";
     drive(

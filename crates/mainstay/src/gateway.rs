@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Node;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
-use mainstay_gateway::{ClusterOptions, Options, ask_admin};
+use mainstay_gateway::{ClusterOptions, Options, TraceOptions, ask_admin};
 
 use crate::AnyError;
 
@@ -38,6 +38,11 @@ pub enum Verb {
         /// Files and directories with Gateway API objects
         #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Translate the configuration of nginx or HAProxy: objects to standard output, what is missing in them to standard error
+    Import {
+        /// nginx.conf or haproxy.cfg
+        file: PathBuf,
     },
     /// What goes through it now: requests, errors and latency of each rule, every second
     Top {
@@ -97,6 +102,12 @@ pub struct ServeArgs {
     /// Socket on which a new process takes the listening sockets over from the running one
     #[arg(long, value_name = "PATH")]
     pub hand_over: Option<PathBuf>,
+    /// Base URL of an OpenTelemetry collector that takes traces over HTTP, for example http://collector:4318
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of the requests that are traced, from 0 to 1, besides those whose traceparent says so
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub trace_share: f64,
     /// Seconds to finish requests in flight when told to stop
     #[arg(long, default_value_t = 30)]
     pub drain: u64,
@@ -112,6 +123,7 @@ pub struct ServeArgs {
 pub fn run(args: GatewayArgs) -> Result<bool, AnyError> {
     match args.verb {
         Some(Verb::Check { files }) => check(&files),
+        Some(Verb::Import { file }) => import(&file).map(|()| true),
         Some(Verb::Top { once, admin }) => {
             crate::small_runtime()?.block_on(crate::gateway_top::run(admin, once)).map(|()| true)
         }
@@ -129,6 +141,15 @@ fn check(files: &[PathBuf]) -> Result<bool, AnyError> {
     }
     println!("{}", checked.summary);
     Ok(checked.errors == 0)
+}
+
+fn import(file: &std::path::Path) -> Result<(), AnyError> {
+    let imported = mainstay_gateway::import(file)?;
+    print!("{}", imported.yaml);
+    for note in &imported.notes {
+        eprintln!("{note}");
+    }
+    Ok(())
 }
 
 async fn degrade(admin: SocketAddr, action: &str, name: Option<&str>) -> Result<(), AnyError> {
@@ -154,6 +175,7 @@ fn serve(args: ServeArgs) -> Result<(), AnyError> {
         "off" => None,
         address => Some(address.parse().map_err(|_| format!("--admin {address}: write ADDRESS:PORT or off"))?),
     };
+    let traces = args.otlp_endpoint.as_deref().map(|url| TraceOptions::of_url(url, args.trace_share));
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     mainstay_gateway::run(Options {
         files: args.files,
@@ -166,6 +188,7 @@ fn serve(args: ServeArgs) -> Result<(), AnyError> {
         access_log: args.access_log,
         access_log_template: args.access_log_template,
         hand_over: args.hand_over,
+        traces: traces.transpose().map_err(|error| format!("--otlp-endpoint: {error}"))?,
         drain: Duration::from_secs(args.drain),
         ingress_ports: (args.ingress_http_port, args.ingress_https_port),
     })?;

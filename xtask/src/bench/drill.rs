@@ -123,7 +123,7 @@ fn server(folder: &Path) -> Outcome<Running> {
         "x".repeat(512)
     );
     let path = folder.join("nginx.conf");
-    fs::write(&path, super::gateway::nginx_frame(folder, "nginx", &http)).map_err(at(&path))?;
+    fs::write(&path, super::proxies::nginx_frame(folder, "nginx", &http)).map_err(at(&path))?;
     let mut command = Command::new("taskset");
     command.args(["-c", "1", "nginx", "-c"]).arg(&path).stdout(Stdio::null()).stderr(Stdio::null());
     let started = command.spawn().map_err(|source| Failure::Start { program: "nginx".to_owned(), source })?;

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::gateway::{self, ENDPOINTS, PROXIES, Running};
+use super::proxies::{self, ENDPOINTS, PROXIES, Running};
 use super::report::Row;
 use crate::process::{Failure, Outcome, at, find_program};
 
@@ -112,10 +112,10 @@ fn under_fault(
         endpoints.push(if errors { failing_endpoint(folder, port)? } else { endpoint(binary, port)? });
     }
     for port in ENDPOINTS {
-        gateway::wait_for("an endpoint", port)?;
+        proxies::wait_for("an endpoint", port)?;
     }
-    let _proxy = gateway::start_proxy(proxy, binary, folder)?;
-    gateway::wait_for(proxy, port)?;
+    let _proxy = proxies::start_proxy(proxy, binary, folder)?;
+    proxies::wait_for(proxy, port)?;
     let stop = AtomicBool::new(false);
     let strike = || -> Outcome {
         thread::sleep(BEFORE);
@@ -153,8 +153,8 @@ fn under_fault(
 /// The gateway's file is written anew a hundred times a second; every other time it says something else.
 fn reloads(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Seen> {
     let _endpoints = all_endpoints(binary)?;
-    let _proxy = gateway::start_proxy(PROXIES[0].0, binary, folder)?;
-    gateway::wait_for("gateway", PROXIES[0].1)?;
+    let _proxy = proxies::start_proxy(PROXIES[0].0, binary, folder)?;
+    proxies::wait_for("gateway", PROXIES[0].1)?;
     let path = folder.join("gateway.yaml");
     let text = fs::read_to_string(&path).map_err(at(&path))?;
     let duration = Duration::from_secs(u64::from(seconds) * 6);
@@ -185,8 +185,8 @@ fn reloads(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Seen> {
 /// The gateway is replaced by a new process once a second.
 fn hand_over(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Seen> {
     let _endpoints = all_endpoints(binary)?;
-    let first = gateway::start_proxy("gateway with hand-over", binary, folder)?;
-    gateway::wait_for("gateway", PROXIES[0].1)?;
+    let first = proxies::start_proxy("gateway with hand-over", binary, folder)?;
+    proxies::wait_for("gateway", PROXIES[0].1)?;
     let stop = AtomicBool::new(false);
     let address = SocketAddr::from(([127, 0, 0, 1], PROXIES[0].1));
     let duration = Duration::from_secs(u64::from(seconds) + 2);
@@ -195,7 +195,7 @@ fn hand_over(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Seen> {
             let mut all = vec![first];
             for _ in 0..seconds {
                 thread::sleep(Duration::from_secs(1));
-                all.push(gateway::start_proxy("gateway with hand-over", binary, folder)?);
+                all.push(proxies::start_proxy("gateway with hand-over", binary, folder)?);
             }
             Ok(all)
         });
@@ -210,13 +210,13 @@ fn hand_over(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Seen> {
 }
 
 fn endpoint(binary: &Path, port: u16) -> Outcome<Running> {
-    gateway::start("1", binary, &["demo", "server", "--quiet", "--listen", &format!("127.0.0.1:{port}")])
+    proxies::start("1", binary, &["demo", "server", "--quiet", "--listen", &format!("127.0.0.1:{port}")])
 }
 
 fn all_endpoints(binary: &Path) -> Outcome<Vec<Running>> {
     let endpoints: Outcome<Vec<Running>> = ENDPOINTS.into_iter().map(|port| endpoint(binary, port)).collect();
     for port in ENDPOINTS {
-        gateway::wait_for("an endpoint", port)?;
+        proxies::wait_for("an endpoint", port)?;
     }
     endpoints
 }
@@ -227,8 +227,8 @@ fn failing_endpoint(folder: &Path, port: u16) -> Outcome<Running> {
         "  split_clients \"$request_id\" $bad {{ 50% 1; * 0; }}\n  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ if ($bad) {{ return 500; }} return 200 good; }} }}\n"
     );
     let path = folder.join("failing.conf");
-    fs::write(&path, gateway::nginx_frame(folder, "failing", &http)).map_err(at(&path))?;
-    gateway::start("1", &gateway::find("nginx")?, &["-c", &path.to_string_lossy()])
+    fs::write(&path, proxies::nginx_frame(folder, "failing", &http)).map_err(at(&path))?;
+    proxies::start("1", &proxies::find("nginx")?, &["-c", &path.to_string_lossy()])
 }
 
 fn signal(id: u32, signal: &str) {

@@ -9,7 +9,10 @@ mod faults;
 mod gateway;
 mod memory;
 mod node;
+mod overload;
+mod proxies;
 mod report;
+mod scale;
 mod scheduler;
 mod up;
 

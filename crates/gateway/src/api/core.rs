@@ -75,6 +75,9 @@ pub(crate) struct Bag {
     pub(crate) data: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) string_data: BTreeMap<String, String>,
+    /// Of a ConfigMap: base64.
+    #[serde(default)]
+    pub(crate) binary_data: BTreeMap<String, String>,
 }
 
 /// An object of which only the metadata counts: a Namespace.
@@ -193,6 +196,9 @@ pub(crate) struct BackendTls {
     pub(crate) client_certificate_ref: Option<ObjectRef>,
     /// Encrypts without verifying. For tests.
     pub(crate) insecure_skip_verify: bool,
+    /// Trusts this machine's authorities.
+    #[serde(skip)]
+    pub(crate) system_authorities: bool,
 }
 
 /// `gateway.networking.k8s.io/v1` BackendTLSPolicy.
@@ -209,6 +215,10 @@ pub(crate) struct BackendTlsPolicySpec {
 pub(crate) struct BackendTlsValidation {
     pub(crate) hostname: String,
     pub(crate) ca_certificate_refs: Vec<ObjectRef>,
+    /// `System`: the authorities of this machine.
+    #[serde(rename = "wellKnownCACertificates")]
+    pub(crate) well_known_ca_certificates: Option<String>,
+    pub(crate) subject_alt_names: Vec<Value>,
 }
 
 /// `gateway.networking.k8s.io` ReferenceGrant: who may refer into its namespace.

@@ -459,6 +459,16 @@ pub(crate) struct Compression {
 pub(crate) struct Conversion {
     /// gRPC-Web requests become gRPC.
     pub(crate) grpc_web: bool,
+    /// JSON requests become gRPC.
+    pub(crate) grpc_json: Option<GrpcJson>,
+}
+
+/// JSON to gRPC and back.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct GrpcJson {
+    /// A ConfigMap (its `binaryData`) or Secret whose `descriptors` is a file descriptor set, imports included.
+    pub(crate) descriptors_ref: ObjectRef,
 }
 
 /// The PROXY protocol (HAProxy's specification, versions 1 and 2).

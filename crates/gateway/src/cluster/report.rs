@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::kinds::status_path;
 use crate::api::Key;
 use crate::config::source::Source;
-use crate::config::status::{CONTROLLER, Condition, Statuses, conditions};
+use crate::config::status::{CONTROLLER, Condition, Statuses, conditions, policy_json};
 use crate::config::{Problem, Severity};
 
 /// A merge patch.
@@ -46,6 +46,47 @@ fn update(source: &Source, facts: &Facts<'_>) -> Option<Update> {
     Some(Update { path, body })
 }
 
+/// What of the Gateway API works here, by the names of its conformance suite (`pkg/features`), in their order.
+const FEATURES: &[&str] = &[
+    "BackendTLSPolicy",
+    "GRPCRoute",
+    "Gateway",
+    "GatewayHTTPListenerIsolation",
+    "GatewayPort8080",
+    "HTTPRoute",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+    "TLSRoute",
+];
+
+/// Whether a class can be had as it is written.
+fn accepted_class(object: &Value) -> Condition {
+    if object["spec"]["parametersRef"].is_null() {
+        return Condition::good("Accepted");
+    }
+    let message = "this controller takes no parameters; attach a TrafficPolicy to the Gateway instead";
+    Condition::bad("Accepted", "InvalidParameters", message)
+}
+
 /// The whole status of an object; `None` where it is not ours to write.
 fn wanted(source: &Source, key: &Key, facts: &Facts<'_>) -> Option<Value> {
     let object = &*source.value;
@@ -53,8 +94,10 @@ fn wanted(source: &Source, key: &Key, facts: &Facts<'_>) -> Option<Value> {
     let generation = object["metadata"]["generation"].as_i64();
     match source.kind() {
         "GatewayClass" if object["spec"]["controllerName"] == CONTROLLER => {
-            let accepted = [Condition::good("Accepted")];
-            Some(json!({"conditions": conditions(&accepted, generation, facts.now, &before["conditions"])}))
+            let accepted = [accepted_class(object), Condition::good("SupportedVersion")];
+            let features: Vec<Value> = FEATURES.iter().map(|name| json!({ "name": name })).collect();
+            let conditions = conditions(&accepted, generation, facts.now, &before["conditions"]);
+            Some(json!({"conditions": conditions, "supportedFeatures": features}))
         }
         "Gateway" => {
             let mut status = facts.statuses.gateways.get(key)?.clone();
@@ -81,6 +124,14 @@ fn wanted(source: &Source, key: &Key, facts: &Facts<'_>) -> Option<Value> {
             let ingress: Vec<Value> = facts.addresses.iter().map(address).collect();
             let balancer = if ingress.is_empty() { json!({}) } else { json!({"ingress": ingress}) };
             Some(json!({"loadBalancer": balancer}))
+        }
+        "BackendTLSPolicy" => {
+            let nothing = (BTreeSet::new(), Vec::new());
+            let (gateways, list) = facts.statuses.tls_policies.get(key).unwrap_or(&nothing);
+            let status = policy_json(object, gateways, list, facts.now);
+            // Nothing to say about a policy that never was used.
+            let silent = before.is_null() && gateways.is_empty();
+            (!silent).then_some(status)
         }
         "TrafficPolicy" => {
             let shown = format!("TrafficPolicy {key}");

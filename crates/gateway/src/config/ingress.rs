@@ -62,6 +62,13 @@ fn is_ours(work: &Work<'_>, ingress: &Held<IngressSpec>) -> bool {
 }
 
 fn attach_one(work: &mut Work<'_>, ingress: &Held<IngressSpec>, listeners: &[usize]) {
+    let paths = ingress.spec.rules.iter().filter_map(|it| it.http.as_ref()).flat_map(|it| &it.paths);
+    let backends = paths.map(|it| &it.backend).chain(&ingress.spec.default_backend);
+    for backend in backends.filter(|it| it.resource.is_some()) {
+        let resource = backend.resource.as_ref().and_then(|it| it["kind"].as_str()).unwrap_or_default().to_owned();
+        let message = format!("a backend of kind {resource} is not served; name a Service");
+        work.problem(ingress, &["spec"], Severity::Error, message);
+    }
     let mut hosts: Vec<(Option<String>, Vec<HttpRule>)> = Vec::new();
     for rule in &ingress.spec.rules {
         let rules = rule.http.iter().flat_map(|it| &it.paths).map(|path| {

@@ -285,7 +285,8 @@ fn listener_status(listener: &OpenListener) -> ListenerStatus {
     };
     ListenerStatus {
         name: listener.name.clone(),
-        kinds: listener.kinds.clone(),
+        // A protocol that is not spoken takes no routes.
+        kinds: if accepted.reason == "UnsupportedProtocol" { Vec::new() } else { listener.kinds.clone() },
         attached: listener.attached,
         conditions: vec![accepted, conflicted, good_unless("ResolvedRefs"), programmed],
     }

@@ -115,7 +115,8 @@ impl Objects {
     fn take_bag(&mut self, kind: &'static str, source: &Source, encoded: bool) {
         let Some(bag) = decode::<Bag>(&mut self.problems, source) else { return };
         let mut values = BTreeMap::new();
-        for (name, text) in bag.data {
+        let data = bag.data.into_iter().map(|it| (it, encoded));
+        for ((name, text), encoded) in data.chain(bag.binary_data.into_iter().map(|it| (it, true))) {
             let value = if encoded {
                 base64::engine::general_purpose::STANDARD.decode(text.replace(['\n', ' '], ""))
             } else {

@@ -15,7 +15,7 @@ use super::secrets::{bag_value, reference_key};
 use super::upstreams::{self, Context};
 use crate::access::{Authenticator, BasicUsers, Jwks, JwtRules, Networks};
 use crate::api::policy::{
-    Access, Authentication, CannedAnswer, DegradeWhen, HealthCheck, RateLimit, Retry, TrafficPolicySpec,
+    Access, Authentication, CannedAnswer, DegradeWhen, GrpcJson, HealthCheck, RateLimit, Retry, TrafficPolicySpec,
 };
 use crate::api::route::{HeaderPair, HttpRule, SessionPersistence};
 use crate::api::{Key, Span};
@@ -24,6 +24,7 @@ use crate::table::settings::{
     CompressionSettings, ConcurrencySettings, DegradationSettings, HealthSettings, LimitSettings, OutlierSettings,
     PortSettings, RetrySettings, RuleSettings, SessionSettings, UpstreamSettings,
 };
+use crate::transcode::Transcoder;
 
 /// Something that policies may be attached to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,7 +131,7 @@ pub(super) fn port_settings(work: &mut Work<'_>, targets: &[Target<'_>]) -> Port
         accept_proxy: first(&policies, |it| it.proxy_protocol.as_ref()).is_some_and(|it| it.accept),
         client_header: time(timeouts.client_header, default.client_header),
         client_idle: time(timeouts.client_idle, default.client_idle),
-        header_bytes_max: access.header_bytes_max.map_or(default.header_bytes_max, |it| it.max(8192) as usize),
+        header_bytes_max: access.header_bytes_max.map_or(default.header_bytes_max, |it| it.max(256) as usize),
         headers_max: access.headers_max.map_or(default.headers_max, |it| it.max(1) as usize),
         connections_per_client: access.connections_per_client,
         trusted_proxies,
@@ -221,6 +222,9 @@ pub(super) fn rule_settings<T>(
     let written = rule.timeouts.clone().unwrap_or_default();
     let access = policies.iter().find(|it| it.spec.access.is_some());
     let access = access.and_then(|it| it.spec.access.as_ref()).map(access_settings).transpose()?;
+    let conversion = policies.iter().find_map(|it| Some((*it, it.spec.conversion.as_ref()?)));
+    let grpc_json = conversion.and_then(|(policy, it)| Some((policy, it.grpc_json.as_ref()?)));
+    let transcoder = grpc_json.map(|(policy, it)| transcoder(work, policy, it)).transpose()?;
     let authentication = policies.iter().find_map(|it| Some((*it, it.spec.authentication.as_ref()?)));
     let authentication = authentication.map(|(policy, it)| authenticator(work, policy, it)).transpose()?;
     let retry = retry(first(&policies, |it| it.retry.as_ref()), rule, limit(written.backend_request, None))?;
@@ -270,6 +274,7 @@ pub(super) fn rule_settings<T>(
             bytes_min: it.bytes_min.unwrap_or(1024),
             level: u32::from(it.level.unwrap_or(4).clamp(1, 9)),
         }),
+        transcoder: transcoder.map(Arc::new),
         grpc_web: first(&policies, |it| it.conversion.as_ref()).is_some_and(|it| it.grpc_web),
         priority: first(&policies, |it| it.priority.as_ref()).copied().unwrap_or_default(),
         session: rule.session_persistence.as_ref().map(session),
@@ -376,6 +381,14 @@ fn access_settings(it: &Access) -> Result<AccessSettings, String> {
         uri_bytes_max: it.uri_bytes_max.unwrap_or(8192) as usize,
         body_bytes_max: it.body_bytes_max,
     })
+}
+
+/// The methods of a policy's descriptors.
+fn transcoder(work: &Work<'_>, policy: &Held<TrafficPolicySpec>, written: &GrpcJson) -> Result<Transcoder, String> {
+    let kind = if written.descriptors_ref.kind.as_deref() == Some("Secret") { "Secret" } else { "ConfigMap" };
+    let key = reference_key(&written.descriptors_ref, &policy.key);
+    let descriptors = bag_value(work, kind, &key, &["descriptors"])?;
+    Transcoder::new(descriptors).map_err(|error| format!("TrafficPolicy {}: {kind} {key}: {error}", policy.key))
 }
 
 fn authenticator(

@@ -46,7 +46,7 @@ pub(super) fn attach<T>(
     spec: &RouteSpec<HttpRule>,
     attachments: &[Attachment],
 ) -> Vec<Condition> {
-    let mut accepted = Condition::good("Accepted");
+    let mut dropped: Vec<(usize, String)> = Vec::new();
     let mut resolved = Condition::good("ResolvedRefs");
     for (at, _) in attachments {
         // What a listener counts is routes that name it.
@@ -60,7 +60,7 @@ pub(super) fn attach<T>(
             Err((field, message)) => {
                 let path: Vec<&str> = path.into_iter().chain(field.iter().map(String::as_str)).collect();
                 work.problem(route, &path, Severity::Error, &*message);
-                accepted = Condition::bad("Accepted", "UnsupportedValue", message);
+                dropped.push((index, message));
                 continue;
             }
         };
@@ -72,7 +72,7 @@ pub(super) fn attach<T>(
                 }
                 Err(message) => {
                     work.problem(route, &path, Severity::Error, &*message);
-                    accepted = Condition::bad("Accepted", "UnsupportedValue", message);
+                    dropped.push((index, message));
                     continue;
                 }
             };
@@ -91,7 +91,20 @@ pub(super) fn attach<T>(
             }
         }
     }
-    vec![accepted, resolved]
+    dropped.dedup_by_key(|(index, _)| *index);
+    route_conditions(&dropped, spec.rules.len(), resolved)
+}
+
+/// The conditions of a route of which some rules cannot be served: it is accepted as long as one can (Gateway API,
+/// `PartiallyInvalid`).
+fn route_conditions(dropped: &[(usize, String)], rules: usize, resolved: Condition) -> Vec<Condition> {
+    let Some((index, message)) = dropped.first() else { return vec![Condition::good("Accepted"), resolved] };
+    let message = format!("Dropped Rule {index}: {message}");
+    if dropped.len() == rules {
+        return vec![Condition::bad("Accepted", "UnsupportedValue", message), resolved];
+    }
+    let partly = Condition { holds: true, ..Condition::bad("PartiallyInvalid", "UnsupportedValue", message) };
+    vec![Condition::good("Accepted"), resolved, partly]
 }
 
 struct Conditions {
@@ -183,6 +196,7 @@ fn compile_rule<T>(
         route: &route.key,
         targets: targets.clone(),
         grpc: kind == RouteKind::Grpc,
+        gateway: (kind != RouteKind::Ingress).then_some(&gateway),
     };
 
     let (filters, mut bad) = compile_filters(work, route, &context, &rule.filters)?;

@@ -15,8 +15,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use super::Severity;
 use super::compile::Work;
 use super::objects::Held;
+use super::status::Condition;
 use super::upstreams::{Found, grant_exists};
-use crate::api::core::{BackendTls, IngressSpec};
+use crate::api::core::{BackendTls, BackendTlsPolicySpec, IngressSpec};
 use crate::api::gateway::{GatewaySpec, Listener};
 use crate::api::route::ObjectRef;
 use crate::api::{GATEWAY_GROUP, Key};
@@ -174,34 +175,97 @@ pub(super) fn reference_key(reference: &ObjectRef, from: &Key) -> Key {
     Key::new(reference.namespace.as_deref().unwrap_or(&from.namespace), &reference.name)
 }
 
+/// The BackendTLSPolicy of a backend: of several, one for this very port, then the oldest (Gateway API, "Conflict Resolution").
+fn tls_policy<'a>(work: &Work<'a>, found: &Found, key: &Key) -> Option<&'a Held<BackendTlsPolicySpec>> {
+    let fits = |policy: &Held<BackendTlsPolicySpec>| {
+        let targets = policy.spec.target_refs.iter().filter(|it| it.kind == found.kind && it.name == key.name);
+        // 0 fits better than 1.
+        targets
+            .filter_map(|it| match &it.section_name {
+                None => Some(1),
+                section if *section == found.section => Some(0),
+                Some(_) => None,
+            })
+            .min()
+    };
+    let policies = work.objects.tls_policies.values().filter(|it| it.key.namespace == key.namespace);
+    let ranked = policies.filter_map(|it| Some((fits(it)?, it.meta.creation_timestamp.clone(), it.key.clone(), it)));
+    ranked.min_by(|a, b| (a.0, &a.1, &a.2).cmp(&(b.0, &b.1, &b.2))).map(|it| it.3)
+}
+
+/// What a BackendTLSPolicy asks for, and what is said of it (Gateway API, `BackendTLSPolicy`, "Conditions").
+fn validation(work: &Work<'_>, policy: &Held<BackendTlsPolicySpec>) -> (Result<BackendTls, String>, Vec<Condition>) {
+    let asked = &policy.spec.validation;
+    let written = BackendTls {
+        hostname: Some(asked.hostname.clone()),
+        ca_certificate_refs: asked.ca_certificate_refs.clone(),
+        system_authorities: asked.well_known_ca_certificates.as_deref() == Some("System"),
+        ..BackendTls::default()
+    };
+    let refused = |accepted, resolved: Condition, message: String| {
+        let accepted = Condition::bad("Accepted", accepted, message.clone());
+        (Err(message), vec![accepted, resolved])
+    };
+    if let Some(other) = asked.well_known_ca_certificates.as_deref().filter(|it| *it != "System") {
+        let message = format!("wellKnownCACertificates {other:?} is not known; use System");
+        return refused("Invalid", Condition::good("ResolvedRefs"), message);
+    }
+    if !asked.subject_alt_names.is_empty() {
+        let message = "subjectAltNames are not checked here; name the certificate's host in hostname".to_owned();
+        return refused("Invalid", Condition::good("ResolvedRefs"), message);
+    }
+    for reference in &asked.ca_certificate_refs {
+        let kind = reference.kind.as_deref().unwrap_or_default();
+        if !matches!((reference.group.as_deref().unwrap_or_default(), kind), ("", "ConfigMap" | "Secret")) {
+            let message = format!("{kind} is no kind that holds certificates; use a ConfigMap");
+            return refused("NoValidCACertificate", Condition::bad("ResolvedRefs", "InvalidKind", &*message), message);
+        }
+    }
+    match roots(work, &policy.key.namespace, &asked.ca_certificate_refs) {
+        Ok(_) => (Ok(written), vec![Condition::good("Accepted"), Condition::good("ResolvedRefs")]),
+        Err(message) => {
+            let resolved = Condition::bad("ResolvedRefs", "InvalidCACertificateRef", &*message);
+            refused("NoValidCACertificate", resolved, message)
+        }
+    }
+}
+
+/// Where distributions keep the authorities that the whole machine trusts.
+const SYSTEM_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Adds the machine's authorities; those that cannot be read are left out, as every TLS library does it.
+fn add_system_authorities(roots: &mut RootCertStore) -> Result<(), String> {
+    let pem = SYSTEM_AUTHORITIES.iter().find_map(|file| std::fs::read(file).ok());
+    let pem = pem.ok_or("this machine has no file of authorities; install ca-certificates")?;
+    roots.add_parsable_certificates(certificates(&pem)?);
+    Ok(())
+}
+
 /// TLS to a backend: by a BackendTLSPolicy, else by the Backend itself.
 ///
 /// # Errors
 /// What could not be resolved.
 pub(super) fn client_config<T>(
-    work: &Work<'_>,
+    work: &mut Work<'_>,
     route: &Held<T>,
+    gateway: Option<&Key>,
     found: &Found,
     key: &Key,
 ) -> Result<Option<Arc<UpstreamTls>>, String> {
-    let targets = |it: &&Held<crate::api::core::BackendTlsPolicySpec>| {
-        it.key.namespace == key.namespace
-            && it.spec.target_refs.iter().any(|target| {
-                target.kind == found.kind
-                    && target.name == key.name
-                    && (target.section_name.is_none() || target.section_name == found.section)
-            })
-    };
-    let written = match work.objects.tls_policies.values().find(targets) {
-        Some(policy) => Some(BackendTls {
-            hostname: Some(policy.spec.validation.hostname.clone()),
-            ca_certificate_refs: policy.spec.validation.ca_certificate_refs.clone(),
-            ..BackendTls::default()
-        }),
+    let written = match tls_policy(work, found, key) {
+        Some(policy) => {
+            let (written, conditions) = validation(work, policy);
+            let status = work.statuses.tls_policies.entry(policy.key.clone()).or_default();
+            status.0.extend(gateway.cloned());
+            status.1 = conditions;
+            Some(written.map_err(|message| format!("BackendTLSPolicy {}: {message}", policy.key))?)
+        }
         None => found.tls.clone(),
     };
     let Some(written) = written else { return Ok(None) };
-    if !written.insecure_skip_verify && written.ca_certificate_refs.is_empty() {
+    let rootless = written.ca_certificate_refs.is_empty() && !written.system_authorities;
+    if !written.insecure_skip_verify && rootless {
         return Err(format!("TLS to {} {key} (route {}) needs caCertificateRefs", found.kind, route.key));
     }
     let provider = Arc::new(default_provider());
@@ -210,7 +274,10 @@ pub(super) fn client_config<T>(
     let verifier: Arc<dyn ServerCertVerifier> = if written.insecure_skip_verify {
         Arc::new(AnyCertificate(provider))
     } else {
-        let roots = roots(work, &key.namespace, &written.ca_certificate_refs)?;
+        let mut roots = roots(work, &key.namespace, &written.ca_certificate_refs)?;
+        if written.system_authorities {
+            add_system_authorities(&mut roots)?;
+        }
         let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         built.map_err(|error| error.to_string())?
     };

@@ -58,6 +58,8 @@ pub(crate) struct Statuses {
     pub(crate) routes: BTreeMap<(&'static str, Key), RouteStatus>,
     /// Ingresses that are served.
     pub(crate) ingresses: BTreeSet<Key>,
+    /// BackendTLSPolicies that are used: the gateways they are used for, and what is said of them there.
+    pub(crate) tls_policies: BTreeMap<Key, (BTreeSet<Key>, Vec<Condition>)>,
 }
 
 /// Who writes the conditions of routes.
@@ -103,6 +105,30 @@ impl GatewayStatus {
             "listeners": listeners.collect::<Vec<_>>(),
         })
     }
+}
+
+/// Ancestors that a policy's status may name (Gateway API, `PolicyStatus`).
+const ANCESTORS_MAX: usize = 16;
+
+/// The `status` of a policy of the Gateway API; what other controllers wrote is kept.
+pub(crate) fn policy_json(object: &Value, gateways: &BTreeSet<Key>, list: &[Condition], now: &str) -> Value {
+    let generation = object["metadata"]["generation"].as_i64();
+    let before = object["status"]["ancestors"].as_array().cloned().unwrap_or_default();
+    let mut ancestors: Vec<Value> = before.iter().filter(|it| it["controllerName"] != CONTROLLER).cloned().collect();
+    for gateway in gateways {
+        let reference = json!({
+            "group": crate::api::GATEWAY_GROUP,
+            "kind": "Gateway",
+            "namespace": gateway.namespace,
+            "name": gateway.name,
+        });
+        let old = before.iter().find(|it| it["controllerName"] == CONTROLLER && it["ancestorRef"] == reference);
+        let old = old.map_or(&Value::Null, |it| &it["conditions"]);
+        let conditions = conditions(list, generation, now, old);
+        ancestors.push(json!({"ancestorRef": reference, "controllerName": CONTROLLER, "conditions": conditions}));
+    }
+    ancestors.truncate(ANCESTORS_MAX);
+    json!({"ancestors": ancestors})
 }
 
 impl RouteStatus {

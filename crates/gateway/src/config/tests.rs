@@ -218,3 +218,96 @@ spec:
     assert!(compiled.table.ports.iter().any(|it| it.addresses[0].port() == 80));
     assert!(compiled.table.rules[0].backends.list[0].upstream.is_some());
 }
+
+/// A route to the Service, with these rules.
+fn routed(rules: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r, namespace: shop}}
+spec:
+  parentRefs: [{{name: g, sectionName: http}}]
+  rules:
+{rules}"
+    )
+}
+
+const PLAIN_RULE: &str = "  - backendRefs: [{name: web, port: 80}]\n";
+const BROKEN_RULE: &str = "  - matches: [{path: {type: RegularExpression, value: '('}}]\n";
+
+/// The conditions of the route: type, status, reason.
+fn conditions(compiled: &Compiled) -> Vec<(&'static str, bool, &'static str)> {
+    let status = &compiled.statuses.routes[&("HTTPRoute", Key::new("shop", "r"))];
+    status.parents[0].1.iter().map(|it| (it.kind, it.holds, it.reason)).collect()
+}
+
+#[test]
+fn a_route_is_accepted_as_long_as_a_rule_of_it_can_be_served() {
+    let good = ("Accepted", true, "Accepted");
+    let resolved = ("ResolvedRefs", true, "ResolvedRefs");
+    assert_eq!(conditions(&compiled(&routed(PLAIN_RULE))), [good, resolved]);
+    let partly = compiled(&routed(&[PLAIN_RULE, BROKEN_RULE].concat()));
+    assert_eq!(conditions(&partly), [good, resolved, ("PartiallyInvalid", true, "UnsupportedValue")]);
+    assert!(route(&partly, "a.example", "/").is_some(), "the other rule is served");
+    assert_eq!(conditions(&compiled(&routed(BROKEN_RULE))), [("Accepted", false, "UnsupportedValue"), resolved]);
+}
+
+#[test]
+fn tls_to_a_backend_is_as_its_policy_says_or_not_at_all() {
+    let authority = rcgen::generate_simple_self_signed(["web.example".to_owned()]).unwrap().cert.pem();
+    let authority = authority.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
+    let policy = |validation: &str| {
+        format!(
+            "{}---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: ca, namespace: shop}}
+data:
+  ca.crt: |
+{authority}---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: p, namespace: shop}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: web, sectionName: http}}]
+  validation: {{hostname: web.example, {validation}}}
+",
+            routed(PLAIN_RULE)
+        )
+    };
+    let outcome = |validation: &str| {
+        let compiled = compiled(&policy(validation));
+        let (gateways, list) = &compiled.statuses.tls_policies[&Key::new("shop", "p")];
+        assert_eq!(gateways.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/g"]);
+        let said: Vec<_> = list.iter().map(|it| (it.kind, it.holds, it.reason)).collect();
+        let rule = route(&compiled, "a.example", "/").unwrap();
+        let upstream = rule.backends.list[0].upstream.map(|it| &compiled.table.upstreams[it]);
+        (said, upstream.map(|it| it.settings.tls.as_ref().unwrap().hostname.clone().unwrap()))
+    };
+    let refs = |kind: &str, name: &str| format!("caCertificateRefs: [{{group: '', kind: {kind}, name: {name}}}]");
+    let good = [("Accepted", true, "Accepted"), ("ResolvedRefs", true, "ResolvedRefs")];
+    assert_eq!(outcome(&refs("ConfigMap", "ca")), (good.to_vec(), Some("web.example".to_owned())));
+    for (validation, accepted, resolved) in [
+        (refs("ConfigMap", "gone"), "NoValidCACertificate", "InvalidCACertificateRef"),
+        (refs("Deployment", "ca"), "NoValidCACertificate", "InvalidKind"),
+        ("wellKnownCACertificates: Mine".to_owned(), "Invalid", "ResolvedRefs"),
+        (refs("ConfigMap", "ca") + ", subjectAltNames: [{type: URI, uri: 'spiffe://a'}]", "Invalid", "ResolvedRefs"),
+    ] {
+        let (said, upstream) = outcome(&validation);
+        assert_eq!(said, [("Accepted", false, accepted), ("ResolvedRefs", resolved == "ResolvedRefs", resolved)]);
+        assert_eq!(upstream, None, "{validation}: nothing is sent without the TLS that was asked for");
+    }
+}
+
+#[test]
+fn a_backend_of_an_ingress_is_a_service() {
+    let compiled = compiled(
+        "apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: i, namespace: shop}
+spec:
+  defaultBackend: {resource: {apiGroup: x.example, kind: Bucket, name: b}}
+",
+    );
+    assert!(compiled.problems.iter().any(|it| it.message.contains("kind Bucket")), "{:?}", compiled.problems);
+}

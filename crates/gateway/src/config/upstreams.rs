@@ -22,6 +22,8 @@ pub(super) struct Context<'a> {
     pub(super) targets: Vec<Target<'a>>,
     /// A GRPCRoute speaks HTTP/2 to its backends.
     pub(super) grpc: bool,
+    /// The Gateway it is attached to; none for an Ingress.
+    pub(super) gateway: Option<&'a Key>,
 }
 
 impl<'a> Context<'a> {
@@ -32,7 +34,7 @@ impl<'a> Context<'a> {
             Target::section("Gateway", gateway, section),
             Target::whole("Gateway", gateway),
         ];
-        Self { route_kind: kind, route, targets, grpc: false }
+        Self { route_kind: kind, route, targets, grpc: false, gateway: Some(gateway) }
     }
 }
 
@@ -101,8 +103,8 @@ pub(super) fn resolve<T>(
     if context.grpc {
         settings.protocol = Protocol::Http2;
     }
-    settings.tls =
-        secrets::client_config(work, route, &found, &key).map_err(|message| bad("BackendNotFound", message))?;
+    settings.tls = secrets::client_config(work, route, context.gateway, &found, &key)
+        .map_err(|message| bad("BackendNotFound", message))?;
     let name = format!("{key}:{}", reference.port.unwrap_or(0));
     Ok(add(work, name, found, settings))
 }

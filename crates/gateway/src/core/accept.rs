@@ -1,21 +1,20 @@
 //! Connections: accepted, understood (PROXY protocol, TLS, HTTP version), served, and ended when they are idle too long.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::Version;
-use hyper::server::conn::{http1, http2};
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::LazyConfigAcceptor;
@@ -24,6 +23,9 @@ use super::headers::Forwarding;
 use super::serve::serve;
 use super::sni::{Sni, sni};
 use super::{Core, proxy_protocol, tunnel};
+use crate::body::RequestBody;
+use crate::io::Io;
+use crate::server::{self, HeadLimits, Watch, WatchLimits, Watched};
 use crate::table::hosts::HostMap;
 use crate::table::settings::PortSettings;
 use crate::table::{Port, PortService, SniTarget};
@@ -64,7 +66,7 @@ pub(super) struct Client {
     pub(super) sni: Option<String>,
     pub(super) version: Cell<Version>,
     pub(super) forwarding: Forwarding,
-    pub(super) state: Arc<WatchState>,
+    pub(super) watch: Rc<Watch>,
     pub(super) open: Open,
 }
 
@@ -152,13 +154,26 @@ async fn connection(core: Rc<Core>, slot: Rc<Slot>, mut stream: TcpStream, mut p
     match &port.service {
         PortService::Http(_) => {
             let trusted = settings.trusted_proxies.contains(peer.ip());
-            let client = client(&core, &slot, (peer, local), None, Forwarding::new(peer.ip(), false, trusted), open);
+            let forwarding = Forwarding::new(peer.ip(), false, trusted);
+            let client = client(&core, &slot, settings, (peer, local), None, forwarding, open);
             // Boxed, here and below: an idle connection must not carry the space of what it does not do.
-            let http2 = Box::pin(begins_http2(&stream, settings.client_idle)).await;
-            run_http(client, stream, http2, settings).await;
+            if Box::pin(begins_http2(&stream, settings.client_idle)).await {
+                Box::pin(run_http2(client, Io::Plain(stream), settings)).await;
+            } else {
+                run_http1(client, Io::Plain(stream), settings).await;
+            }
         }
         PortService::Tls(targets) => {
-            Box::pin(tls(&core, &slot, targets, settings, stream, (peer, local), open)).await;
+            let Some(accepted) = Box::pin(tls(&core, &slot, targets, settings, stream, (peer, local), open)).await
+            else {
+                return;
+            };
+            let Accepted { client, io, http2 } = accepted;
+            if http2 {
+                Box::pin(run_http2(client, io, settings)).await;
+            } else {
+                run_http1(client, io, settings).await;
+            }
         }
         PortService::Tcp(Some(rule)) => {
             let table = core.table();
@@ -168,14 +183,25 @@ async fn connection(core: Rc<Core>, slot: Rc<Slot>, mut stream: TcpStream, mut p
     }
 }
 
+/// A TLS connection that speaks HTTP.
+struct Accepted {
+    client: Rc<Client>,
+    io: Io,
+    http2: bool,
+}
+
 fn client(
     core: &Rc<Core>,
     slot: &Rc<Slot>,
+    settings: &PortSettings,
     (peer, local): (SocketAddr, SocketAddr),
     sni: Option<Option<String>>,
     forwarding: Forwarding,
     open: Open,
 ) -> Rc<Client> {
+    let limits = WatchLimits { header: settings.client_header, idle: settings.client_idle };
+    let watch = Watch::new(limits, Instant::now());
+    core.watches.add(&watch);
     Rc::new(Client {
         core: core.clone(),
         slot: slot.clone(),
@@ -185,7 +211,7 @@ fn client(
         sni: sni.flatten(),
         version: Cell::new(Version::HTTP_11),
         forwarding,
-        state: Arc::new(WatchState::new(Instant::now())),
+        watch,
         open,
     })
 }
@@ -217,30 +243,34 @@ async fn tls(
     stream: TcpStream,
     addresses: (SocketAddr, SocketAddr),
     open: Open,
-) {
+) -> Option<Accepted> {
     let limit = settings.client_header;
-    let Ok(Some(name)) = tokio::time::timeout(limit, peek_name(&stream)).await else { return };
+    let name = tokio::time::timeout(limit, peek_name(&stream)).await.ok()??;
     let Some(target) = targets.get(name.as_deref().unwrap_or_default()) else {
-        return tracing::debug!(name, "no listener for this server name");
+        tracing::debug!(name, "no listener for this server name");
+        return None;
     };
     let (peer, local) = addresses;
     match target {
         SniTarget::Passthrough(rules) => {
-            let Some(rule) = rules.get(name.as_deref().unwrap_or_default()) else { return };
+            let rule = rules.get(name.as_deref().unwrap_or_default())?;
             let table = core.table();
             tunnel::stream(core, &table, rule, stream, peer, local, settings.tunnel_idle, open).await;
+            None
         }
         SniTarget::Stream(rule, config) => {
-            let Some(stream) = handshake(stream, config, limit).await else { return };
+            let stream = handshake(stream, config, limit).await?;
             let table = core.table();
             tunnel::stream(core, &table, rule, stream, peer, local, settings.tunnel_idle, open).await;
+            None
         }
         SniTarget::Http(_, config) => {
-            let Some(stream) = handshake(stream, config, limit).await else { return };
+            let stream = handshake(stream, config, limit).await?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let trusted = settings.trusted_proxies.contains(peer.ip());
-            let client = client(core, slot, addresses, Some(name), Forwarding::new(peer.ip(), true, trusted), open);
-            run_http(client, stream, http2, settings).await;
+            let forwarding = Forwarding::new(peer.ip(), true, trusted);
+            let client = client(core, slot, settings, addresses, Some(name), forwarding, open);
+            Some(Accepted { client, io: Io::Tls(Box::new(stream.into())), http2 })
         }
     }
 }
@@ -279,179 +309,48 @@ async fn handshake(
     }
 }
 
-async fn run_http(
-    client: Rc<Client>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    http2: bool,
-    settings: &PortSettings,
-) {
-    let io = TokioIo::new(Watched::new(stream, client.state.clone()));
-    if http2 {
-        client.version.set(Version::HTTP_2);
-    }
-    let limits = (settings.client_header, settings.client_idle);
-    let state = client.state.clone();
-    let core = client.core.clone();
-    let service = service_fn(move |request| Box::pin(serve(client.clone(), request)));
-    let result = if http2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_pending_accept_reset_streams(RESETS_MAX)
-            .max_header_list_size(settings.header_bytes_max as u32)
-            .initial_stream_window_size(256 << 10)
-            .initial_connection_window_size(1 << 20)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .enable_connect_protocol();
-        let mut connection = Box::pin(builder.serve_connection(io, service));
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = state.ends(&core, limits) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    } else {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(settings.header_bytes_max);
-        // Saying so, even if it is hyper's own limit, makes it allocate for every request.
-        if settings.headers_max != PortSettings::default().headers_max {
-            builder.max_headers(settings.headers_max);
-        }
-        let connection = builder.serve_connection(io, service).with_upgrades();
-        tokio::select! {
-            result = connection => result,
-            () = state.ends(&core, limits) => Ok(()),
-        }
-    };
-    if let Err(error) = result {
+async fn run_http1(client: Rc<Client>, io: Io, settings: &PortSettings) {
+    let limits = HeadLimits { bytes_max: settings.header_bytes_max, headers_max: settings.headers_max };
+    let (core, watch) = (client.core.clone(), client.watch.clone());
+    let service = |request| Box::pin(serve(client.clone(), request));
+    if let Err(error) = server::serve(io, limits, watch, &core.common, service).await {
         tracing::debug!(%error, "a client's connection ended");
     }
 }
 
-/// What a connection does, for those who look whether it is idle.
-#[derive(Debug)]
-pub(super) struct WatchState {
-    /// Requests being answered.
-    busy: AtomicU32,
-    /// Grows with every byte that moves.
-    moved: AtomicU64,
-    /// Bytes of a request have come since the last one was answered.
-    begun: AtomicBool,
-    born: Instant,
-}
-
-/// A request being answered, until dropped.
-pub(super) struct Busy(Arc<WatchState>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.store(self.0.busy.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
-        self.0.begun.store(false, Ordering::Relaxed);
-    }
-}
-
-impl WatchState {
-    /// A new connection.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { busy: AtomicU32::new(0), moved: AtomicU64::new(0), begun: AtomicBool::new(false), born: now }
-    }
-
-    /// A request begins to be answered.
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.store(self.busy.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        Busy(self.clone())
-    }
-
-    /// How often something has moved.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
-    }
-
-    fn note(&self) {
-        self.moved.store(self.moved().wrapping_add(1), Ordering::Relaxed);
-    }
-
-    /// Waits until the connection should end: idle for too long, too slow with a request's head, or the gateway drains.
-    async fn ends(&self, core: &Core, (header, idle): (Duration, Duration)) {
-        // A few looks within the limits, instead of a timer that every request sets and clears.
-        let step = (header.min(idle) / 4).clamp(Duration::from_millis(10), Duration::from_secs(3));
-        let mut seen = self.moved();
-        let (mut quiet_since, mut begun_since) = (self.born, None);
-        loop {
-            tokio::time::sleep(step).await;
-            let now = Instant::now();
-            if self.busy.load(Ordering::Relaxed) > 0 {
-                (seen, quiet_since, begun_since) = (self.moved(), now, None);
-                continue;
-            }
-            if self.moved() != seen {
-                (seen, quiet_since) = (self.moved(), now);
-                begun_since = if self.begun.load(Ordering::Relaxed) { begun_since.or(Some(now)) } else { None };
-            }
-            let draining = core.shared().draining.load(Ordering::Relaxed);
-            let idle = if draining { idle.min(Duration::from_secs(2)) } else { idle };
-            let slow = begun_since.is_some_and(|since| now.duration_since(since) >= header);
-            if now.duration_since(quiet_since) >= idle || slow {
-                return;
-            }
+async fn run_http2(client: Rc<Client>, io: Io, settings: &PortSettings) {
+    let watch = client.watch.clone();
+    let io = TokioIo::new(Watched::new(io, watch.clone()));
+    client.version.set(Version::HTTP_2);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let promise = client.watch.promise();
+        let answering = Box::pin(serve(client.clone(), request.map(RequestBody::Http2)));
+        async {
+            let reply = answering.await;
+            promise.keep();
+            Ok::<_, Infallible>(reply)
         }
-    }
-}
-
-/// A stream that notes when something moves.
-pub(super) struct Watched<S> {
-    stream: S,
-    state: Arc<WatchState>,
-}
-
-impl<S> Watched<S> {
-    /// Watches a stream.
-    pub(super) fn new(stream: S, state: Arc<WatchState>) -> Self {
-        Self { stream, state }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if result.is_ready() {
-            this.state.note();
-            this.state.begun.store(true, Ordering::Relaxed);
+    });
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_header_list_size(settings.header_bytes_max as u32)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .enable_connect_protocol();
+    let mut connection = Box::pin(builder.serve_connection(io, service));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = poll_fn(|cx| watch.poll_over(cx)) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.state.note();
-        Pin::new(&mut this.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.state.note();
-        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended");
     }
 }

@@ -10,12 +10,11 @@ use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::headers;
 use super::reply::Reply;
 use super::serve::{Journey, now_s};
-use crate::body::{BodyError, ReplyBody};
+use crate::body::{BodyError, ReplyBody, RequestBody};
 use crate::cache::{self, Found, Store, Stored};
 
 /// Longest wait for another request that fills the cache; then the request goes itself.
@@ -28,7 +27,7 @@ pub(super) async fn answer(
     journey: &Journey<'_>,
     store: &Arc<Store>,
     mut parts: Parts,
-    body: Incoming,
+    body: RequestBody,
     degraded: bool,
 ) -> Reply {
     let host = headers::host(&parts.uri, parts.version, &parts.headers).unwrap_or_default().to_ascii_lowercase();
@@ -90,7 +89,7 @@ async fn fill(
     key: String,
     stored: Option<Stored>,
     mut parts: Parts,
-    body: Incoming,
+    body: RequestBody,
     degraded: bool,
 ) -> Reply {
     let mut filling = Filling { store: store.clone(), key, request: parts.headers.clone(), done: false };

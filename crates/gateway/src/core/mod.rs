@@ -19,6 +19,7 @@ mod route;
 mod serve;
 mod session;
 mod sni;
+mod transcoded;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
@@ -36,7 +37,10 @@ pub(crate) use sni::fuzz as fuzz_sni;
 
 use crate::access_log::AccessLog;
 use crate::registry::Registry;
+use crate::server::{Common, Watches};
 use crate::sockets::Sockets;
+use crate::table::Port;
+use crate::trace::Tracer;
 use crate::upstream::Group;
 use accept::Listening;
 use live::CoreTable;
@@ -45,6 +49,10 @@ use live::CoreTable;
 const TICK: Duration = Duration::from_millis(5);
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Clients' connections are looked at a few times within their shortest limit, and this often at least and at most.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+const LOOK_MIN: Duration = Duration::from_millis(10);
 
 /// One core's data plane.
 pub(crate) struct Core {
@@ -56,7 +64,11 @@ pub(crate) struct Core {
     wake: Notify,
     zone: Option<Arc<str>>,
     log: Option<AccessLog>,
+    tracer: Option<Arc<Tracer>>,
     listening: RefCell<Vec<Listening>>,
+    /// What connections of clients share, and who looks after them.
+    common: Common,
+    watches: Watches,
 }
 
 /// What a core is started with.
@@ -65,12 +77,13 @@ pub(crate) struct CoreOptions {
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) zone: Option<Arc<str>>,
     pub(crate) log: Option<AccessLog>,
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 impl Core {
     /// Runs until told to stop and every connection has ended, or `drain` is over.
     pub(crate) async fn run(options: CoreOptions, mut configurations: watch::Receiver<Arc<Live>>, drain: Duration) {
-        let CoreOptions { registry, sockets, zone, log } = options;
+        let CoreOptions { registry, sockets, zone, log, tracer } = options;
         let empty = CoreTable::new(Arc::default(), None, &registry, None, Instant::now());
         let core = Rc::new(Self {
             registry,
@@ -80,9 +93,13 @@ impl Core {
             wake: Notify::new(),
             zone,
             log,
+            tracer,
             listening: RefCell::default(),
+            common: Common::default(),
+            watches: Watches::default(),
         });
         tokio::task::spawn_local(core.clone().tick());
+        tokio::task::spawn_local(core.clone().watch());
         tokio::task::spawn_local(core.clone().sweep());
         loop {
             let live = configurations.borrow_and_update().clone();
@@ -167,6 +184,18 @@ impl Core {
                 }
             }
             self.ticking.set(false);
+        }
+    }
+
+    /// Looks after clients' connections, and after the clock of their answers.
+    async fn watch(self: Rc<Self>) {
+        loop {
+            let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+            *self.common.date.borrow_mut() = date.unwrap_or_default();
+            let limits = |port: &Arc<Port>| port.settings.client_header.min(port.settings.client_idle);
+            let shortest = self.table().live.table.ports.iter().map(limits).min().unwrap_or(LOOK_MAX);
+            tokio::time::sleep((shortest / 4).clamp(LOOK_MIN, LOOK_MAX)).await;
+            self.watches.sweep(Instant::now(), self.shared().draining.load(Ordering::Relaxed));
         }
     }
 

@@ -1,7 +1,6 @@
 //! The journey of a request: understand → route → let in → limit → forward → answer.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,27 +12,28 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use super::accept::Client;
 use super::cached;
 use super::convert;
-use super::forward::{Answer, AnswerBody, Failure, Forward, Outbound, Payload};
+use super::forward::{Answer, AnswerBody, AttemptError, Failure, Forward, Outbound, Payload};
 use super::headers;
 use super::keys::{self, Asker};
 use super::live::{CoreTable, RuleState};
 use super::reply::{self, Reply};
 use super::route::{client_address, route};
 use super::session::{session_header, sticky};
+use super::transcoded;
 use super::tunnel;
 use crate::access::{BanVerdict, Denied};
 use crate::api::policy::{DegradeWhen, Priority};
-use crate::body::{ClientBody, ReplyBody, Streaming};
+use crate::body::{ClientBody, ReplyBody, RequestBody, Streaming};
 use crate::limit::{Overload, Pass};
 use crate::table::filters::Filters;
 use crate::table::settings::SessionSettings;
 use crate::table::{Rule, WeightedBackend};
-use crate::upstream::{Group, Length};
+use crate::trace::Ended;
+use crate::upstream::{ExchangeError, Group, Length};
 
 /// A request on its way, with all it needs to know.
 pub(super) struct Journey<'a> {
@@ -47,17 +47,20 @@ pub(super) struct Journey<'a> {
     prefix_len: usize,
     /// What the rate limits said, for the answer's headers.
     limits: Vec<(HeaderName, HeaderValue)>,
-    too_large: Rc<Cell<bool>>,
+    pub(super) too_large: Rc<Cell<bool>>,
     /// The session cookie or header that the answer sets.
     session: RefCell<Option<(HeaderName, HeaderValue)>>,
 }
 
 /// Answers a request.
-pub(super) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+pub(super) async fn serve(client: Rc<Client>, request: Request<RequestBody>) -> Reply {
     let started = Instant::now();
-    let busy = client.state.busy();
+    // HTTP/1.1 does this itself.
+    let busy = (client.version.get() == Version::HTTP_2).then(|| client.watch.busy());
     let table = client.core.table();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let tracer = client.core.tracer.as_ref();
+    let span = tracer.and_then(|it| it.begin(&parts.method, parts.uri.path(), &mut parts.headers));
     let logged =
         client.core.log.as_ref().map(|_| (parts.method.clone(), parts.uri.clone(), parts.headers.get(HOST).cloned()));
     let (mut reply, rule) = match route(&client, &table, &parts) {
@@ -97,15 +100,21 @@ pub(super) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Res
             started.elapsed(),
         );
     }
-    if reply.body().is_end_stream() || matches!(reply.body(), ReplyBody::Full(_)) {
-        return Ok(reply);
+    if let (Some(tracer), Some(span)) = (tracer, span) {
+        let (status, route) = (reply.status(), rule.map(|it| it.name.as_str()));
+        tracer.end(&span, &Ended { status, route, client: client.peer, took: started.elapsed() });
     }
-    Ok(reply.map(|body| convert::holding(body, busy)))
+    match busy {
+        Some(busy) if !(reply.body().is_end_stream() || matches!(reply.body(), ReplyBody::Full(_))) => {
+            reply.map(|body| convert::holding(body, busy))
+        }
+        _ => reply,
+    }
 }
 
 impl<'a> Journey<'a> {
     /// Every stage in order; the first that answers ends it.
-    async fn travel(mut self, mut parts: Parts, body: Incoming) -> Reply {
+    async fn travel(mut self, mut parts: Parts, body: RequestBody) -> Reply {
         let reply = match self.let_in(&mut parts).await {
             Ok(pass) => {
                 let reply = self.fulfil(parts, body, pass.as_ref()).await;
@@ -215,7 +224,7 @@ impl<'a> Journey<'a> {
     }
 
     /// Filters that answer themselves, the cache, and else an endpoint.
-    async fn fulfil(&self, mut parts: Parts, body: Incoming, _pass: Option<&Pass>) -> Reply {
+    async fn fulfil(&self, mut parts: Parts, body: RequestBody, _pass: Option<&Pass>) -> Reply {
         let filters = &self.rule.filters;
         let origin = parts.headers.get(http::header::ORIGIN).cloned();
         if let Some(cors) = &filters.cors
@@ -232,9 +241,14 @@ impl<'a> Journey<'a> {
             return reply;
         }
         let accepted = convert::Accepted::of(&parts.headers, self.rule);
-        let mut reply = match &self.state.cache {
-            Some(store) => Box::pin(cached::answer(self, store, parts, body, degraded)).await,
-            None => self.ask(&mut parts, body, degraded).await,
+        let converted = match &self.rule.settings.transcoder {
+            Some(transcoder) => Box::pin(transcoded::answer(self, transcoder, &mut parts, body, degraded)).await,
+            None => Err(body),
+        };
+        let mut reply = match (converted, &self.state.cache) {
+            (Ok(reply), _) => reply,
+            (Err(body), Some(store)) => Box::pin(cached::answer(self, store, parts, body, degraded)).await,
+            (Err(body), None) => self.ask(&mut parts, body, degraded).await,
         };
         if let (Some(cors), Some(origin)) = (&filters.cors, origin) {
             convert::allow_origin(cors, &origin, reply.headers_mut());
@@ -244,7 +258,7 @@ impl<'a> Journey<'a> {
     }
 
     /// Asks an endpoint; `degraded` asks the fallback.
-    pub(super) async fn ask(&self, parts: &mut Parts, body: Incoming, degraded: bool) -> Reply {
+    pub(super) async fn ask(&self, parts: &mut Parts, body: RequestBody, degraded: bool) -> Reply {
         let (group, filters) = match self.choose(parts, degraded) {
             Ok(chosen) => chosen,
             Err(reply) => return reply,
@@ -255,8 +269,7 @@ impl<'a> Journey<'a> {
         if connect {
             parts.headers.remove(http::header::UPGRADE);
         }
-        let on_upgrade =
-            (upgrade.is_some() || connect).then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
+        let on_upgrade = (upgrade.is_some() || connect).then(|| tunnel::Upgrade::of(parts, &body)).flatten();
         let protocol = parts.extensions.remove::<hyper::ext::Protocol>();
         let mut out = self.outbound(parts, filters, upgrade.filter(|_| on_upgrade.is_some()));
         if let Some(protocol) = protocol {
@@ -377,7 +390,7 @@ impl<'a> Journey<'a> {
     }
 
     /// The request's body: kept whole if the request may be repeated and it is small, else as it comes.
-    async fn payload(&self, out: &Outbound, body: Incoming, tunnel: bool) -> Result<Payload, Reply> {
+    async fn payload(&self, out: &Outbound, body: RequestBody, tunnel: bool) -> Result<Payload, Reply> {
         if tunnel || body.is_end_stream() {
             return Ok(Payload::None);
         }
@@ -482,6 +495,9 @@ impl<'a> Journey<'a> {
             }
             Failure::TimedOut => self.error(StatusCode::GATEWAY_TIMEOUT, "no endpoint answered in time"),
             Failure::Unreachable(_) => self.error(StatusCode::SERVICE_UNAVAILABLE, "no endpoint could be reached"),
+            Failure::Broken(AttemptError::Exchange(ExchangeError::Client(_))) => {
+                self.error(StatusCode::BAD_REQUEST, "the request's body is broken")
+            }
             Failure::Broken(_) => self.error(StatusCode::BAD_GATEWAY, "the endpoint did not answer as it should"),
         }
     }

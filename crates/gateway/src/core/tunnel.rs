@@ -13,23 +13,61 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::oneshot;
 
 use super::Core;
-use super::accept::{Client, Open, WatchState, Watched};
+use super::accept::{Client, Open};
 use super::forward::{Answer, AnswerBody, Forward, Outbound, Payload};
 use super::live::CoreTable;
 use super::proxy_protocol;
 use super::reply::{self, Reply};
 use crate::api::policy::KeyPart;
-use crate::body::ReplyBody;
+use crate::body::{ReplyBody, RequestBody};
 use crate::health::Outcome;
+use crate::io::Io;
 use crate::metrics::RuleMetrics;
+use crate::server::{Upgraded, Watch, WatchLimits, Watched};
 use crate::table::settings::RetrySettings;
 use crate::table::{StreamRule, hash};
-use crate::upstream::{Group, Permit, UpstreamIo, connect};
+use crate::upstream::{Group, Permit, connect};
 
 /// Time limit of a mirrored request.
 const COPY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The client's side of a tunnel to be.
+pub(super) enum Upgrade {
+    Http1(oneshot::Receiver<Upgraded>),
+    Http2(OnUpgrade),
+}
+
+impl Upgrade {
+    /// Prepares for what a request may become.
+    pub(super) fn of(parts: &mut Parts, body: &RequestBody) -> Option<Self> {
+        match body {
+            RequestBody::Http1(body) => Some(Self::Http1(body.upgrade())),
+            _ => parts.extensions.remove::<OnUpgrade>().map(Self::Http2),
+        }
+    }
+
+    /// Carries bytes once the client has the answer, until either side ends.
+    async fn carry(self, mut upstream: Io, early: Bytes, idle: Option<Duration>) {
+        match self {
+            Self::Http1(receiver) => {
+                let Ok((client, sent)) = receiver.await else {
+                    return tracing::debug!("the client did not upgrade");
+                };
+                // What the client has said already comes before what it will say.
+                if upstream.write_all(&sent).await.is_ok() {
+                    carry(client, upstream, early, idle).await;
+                }
+            }
+            Self::Http2(on_upgrade) => match on_upgrade.await {
+                Ok(upgraded) => carry(TokioIo::new(upgraded), upstream, early, idle).await,
+                Err(error) => tracing::debug!(%error, "the client did not upgrade"),
+            },
+        }
+    }
+}
 
 /// Whether an answer lets the tunnel begin.
 pub(super) fn is_accepted(method: &Method, status: StatusCode) -> bool {
@@ -48,7 +86,7 @@ pub(super) fn as_http1_upgrade(out: &mut Outbound, parts: &Parts, protocol: &hyp
 }
 
 /// Answers an accepted upgrade and carries bytes until either side ends.
-pub(super) fn upgrade(client: &Client, on_upgrade: OnUpgrade, answer: Answer, protocol: Option<&HeaderValue>) -> Reply {
+pub(super) fn upgrade(client: &Client, upgrade: Upgrade, answer: Answer, protocol: Option<&HeaderValue>) -> Reply {
     let Answer { status, mut headers, body, permit, .. } = answer;
     let AnswerBody::Http1(exchange) = body else {
         return reply::error(StatusCode::BAD_GATEWAY, "the endpoint cannot be tunnelled to over HTTP/2", false);
@@ -57,10 +95,7 @@ pub(super) fn upgrade(client: &Client, on_upgrade: OnUpgrade, answer: Answer, pr
     let idle = client.slot.port.borrow().settings.tunnel_idle;
     let open = client.open.clone();
     tokio::task::spawn_local(async move {
-        match on_upgrade.await {
-            Ok(upgraded) => carry(TokioIo::new(upgraded), upstream, early, idle).await,
-            Err(error) => tracing::debug!(%error, "the client did not upgrade"),
-        }
+        upgrade.carry(upstream, early, idle).await;
         drop((permit, open));
     });
     super::headers::strip_hop_by_hop(&mut headers);
@@ -82,13 +117,9 @@ pub(super) fn upgrade(client: &Client, on_upgrade: OnUpgrade, answer: Answer, pr
 }
 
 /// Copies in both directions until both ends are closed, one fails, or nothing has moved for `idle`.
-async fn carry(
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    mut upstream: UpstreamIo,
-    early: Bytes,
-    idle: Option<Duration>,
-) {
-    let state = Arc::new(WatchState::new(Instant::now()));
+async fn carry(client: impl AsyncRead + AsyncWrite + Unpin, mut upstream: Io, early: Bytes, idle: Option<Duration>) {
+    let limits = WatchLimits { header: Duration::MAX, idle: Duration::MAX };
+    let state = Watch::new(limits, Instant::now());
     let mut client = Watched::new(client, state.clone());
     if client.write_all(&early).await.is_err() {
         return;
@@ -144,7 +175,7 @@ pub(super) async fn stream(
 }
 
 /// A connection to an endpoint; others are tried if one refuses.
-async fn open_stream(group: &Rc<Group>, peer: SocketAddr) -> Option<(UpstreamIo, Permit)> {
+async fn open_stream(group: &Rc<Group>, peer: SocketAddr) -> Option<(Io, Permit)> {
     let mut tried = Vec::new();
     // A stream has no header to hash: every part of a key falls back to the client's address.
     let hash = hash::stable(format!("{:?}{}", KeyPart::Client, peer.ip()).as_bytes());

@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::KeyParts;
 use crate::access::{Authenticator, Networks};
 use crate::api::policy::{Algorithm, BreakerScope, DegradeWhen, LimitAlgorithm, Priority};
+use crate::transcode::Transcoder;
 
 /// Settings of a port, before any route is known.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub(crate) struct RuleSettings {
     pub(crate) authentication: Option<Arc<Authenticator>>,
     pub(crate) compression: Option<CompressionSettings>,
     pub(crate) grpc_web: bool,
+    /// JSON becomes gRPC.
+    pub(crate) transcoder: Option<Arc<Transcoder>>,
     pub(crate) priority: Priority,
     pub(crate) session: Option<SessionSettings>,
     /// What a split is by; turns if empty.
@@ -75,6 +78,7 @@ impl Default for RuleSettings {
             authentication: None,
             compression: None,
             grpc_web: false,
+            transcoder: None,
             priority: Priority::Normal,
             session: None,
             split_on: Vec::new(),

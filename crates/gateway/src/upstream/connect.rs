@@ -8,7 +8,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::io::UpstreamIo;
+use crate::io::Io;
 use crate::table::settings::{UpstreamSettings, UpstreamTls};
 
 /// Why there is no connection.
@@ -32,25 +32,25 @@ pub(crate) enum ConnectError {
 }
 
 /// Opens a connection, with TLS if the upstream has it.
-pub(crate) async fn connect(address: SocketAddr, settings: &UpstreamSettings) -> Result<UpstreamIo, ConnectError> {
+pub(crate) async fn connect(address: SocketAddr, settings: &UpstreamSettings) -> Result<Io, ConnectError> {
     let limit = settings.connect_timeout;
     let opening = async {
         let tcp = TcpStream::connect(address).await.map_err(|error| ConnectError::Tcp(address, error))?;
         // Requests are whole when they are written; waiting for more would only delay them.
         let _ = tcp.set_nodelay(true);
         match &settings.tls {
-            None => Ok(UpstreamIo::Plain(tcp)),
+            None => Ok(Io::Plain(tcp)),
             Some(tls) => secure(address, tcp, tls).await,
         }
     };
     tokio::time::timeout(limit, opening).await.unwrap_or(Err(ConnectError::TimedOut(address, limit)))
 }
 
-async fn secure(address: SocketAddr, tcp: TcpStream, tls: &UpstreamTls) -> Result<UpstreamIo, ConnectError> {
+async fn secure(address: SocketAddr, tcp: TcpStream, tls: &UpstreamTls) -> Result<Io, ConnectError> {
     let name = match &tls.hostname {
         Some(name) => ServerName::try_from(name.clone()).map_err(|_| ConnectError::Name(name.clone()))?,
         None => ServerName::IpAddress(address.ip().into()),
     };
     let stream = TlsConnector::from(tls.config.clone()).connect(name, tcp).await;
-    stream.map(|it| UpstreamIo::Tls(Box::new(it))).map_err(|error| ConnectError::Tls(address, error))
+    stream.map(|it| Io::Tls(Box::new(it.into()))).map_err(|error| ConnectError::Tls(address, error))
 }

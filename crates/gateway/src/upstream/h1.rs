@@ -19,8 +19,8 @@ use tokio_util::io::poll_read_buf;
 
 use super::chunked::{ChunkError, Chunked, Piece};
 use super::head::{self, Head, Length};
-use super::io::UpstreamIo;
 use crate::body::ClientBody;
+use crate::io::Io;
 
 /// Least space for a read: most responses fit.
 const READ_BYTES: usize = 4_096;
@@ -76,19 +76,19 @@ impl Outgoing {
 /// A connection between exchanges.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) io: UpstreamIo,
+    pub(crate) io: Io,
     buffer: BytesMut,
     out: Vec<u8>,
 }
 
 impl Connection {
     /// A new connection.
-    pub(crate) fn new(io: UpstreamIo) -> Self {
+    pub(crate) fn new(io: Io) -> Self {
         Self { io, buffer: BytesMut::new(), out: Vec::new() }
     }
 
     /// The stream, and what was read beyond the head: for a tunnel.
-    pub(crate) fn into_tunnel(self) -> (UpstreamIo, Bytes) {
+    pub(crate) fn into_tunnel(self) -> (Io, Bytes) {
         (self.io, self.buffer.freeze())
     }
 }

@@ -8,8 +8,8 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::time::Duration;
 
-use super::io::UpstreamIo;
 use crate::body::ClientBody;
+use crate::io::Io;
 
 /// A request's body on an HTTP/2 connection.
 pub(crate) type Http2Body = Either<Full<Bytes>, Either<Empty<Bytes>, ClientBody>>;
@@ -31,7 +31,7 @@ impl<F: Future + 'static> Executor<F> for LocalExecutor {
 ///
 /// # Errors
 /// The endpoint does not speak HTTP/2.
-pub(crate) async fn handshake(io: UpstreamIo) -> Result<Http2Sender, hyper::Error> {
+pub(crate) async fn handshake(io: Io) -> Result<Http2Sender, hyper::Error> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())

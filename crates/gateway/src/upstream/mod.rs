@@ -6,7 +6,6 @@ mod h1;
 mod h2;
 mod head;
 mod host;
-mod io;
 
 pub(crate) use chunked::{Chunked, Piece};
 pub(crate) use connect::{ConnectError, connect};
@@ -14,7 +13,6 @@ pub(crate) use h1::{Connection, Exchange, ExchangeError, Outgoing};
 pub(crate) use h2::{LocalExecutor, handshake};
 pub(crate) use head::{Length, read as read_head};
 pub(crate) use host::{Host, HostShared, Permit};
-pub(crate) use io::UpstreamIo;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -63,11 +63,17 @@ pub(crate) fn policy(sections: &str) -> String {
 impl Gateway {
     /// Starts a gateway with this configuration and waits until it is ready.
     pub(crate) fn start(port: u16, configuration: &str) -> Self {
+        Self::start_with(port, configuration, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn start_with(port: u16, configuration: &str, variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("gateway.yaml"), configuration).unwrap();
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut command = Command::new(program());
         command.args(["2", &admin.to_string()]).arg(directory.path()).stdin(Stdio::null());
+        command.envs(variables.iter().copied());
         command.stderr(fs::File::create(directory.path().join("log")).unwrap());
         let gateway = Self { child: command.spawn().unwrap(), port, admin, directory };
         gateway.wait(|gateway| gateway.admin("GET", "/readyz").starts_with("HTTP/1.1 200"));

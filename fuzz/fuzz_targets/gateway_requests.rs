@@ -1,0 +1,4 @@
+//! Fuzz target `gateway_requests`: see the function it calls.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_gateway::fuzzing::request(bytes));
