@@ -5,9 +5,10 @@
 //! the engine, and nothing of it is needed by the engine.
 //!
 //! # Flow
-//! Objects come from files or, by `cluster`, from the Kubernetes API; `config` compiles them into an immutable `table`; `control` publishes it to the cores; on each core, `core` carries
-//! requests by it, with the help of pure parts that know neither sockets nor clocks: `balance`, `health`, `limit`, `breaker`,
-//! `cache`, `access`.
+//! Objects come from files or, by `cluster`, from the Kubernetes API; `config` compiles them into an immutable `table`; `control`
+//! publishes it to the cores. On each core, `server` (HTTP/1.1; hyper for HTTP/2) reads requests, `core` carries them by the table, and
+//! `upstream` asks endpoints, with the help of pure parts that know neither sockets nor clocks: `balance`, `health`, `limit`,
+//! `breaker`, `cache`, `access`.
 //!
 //! # Guarantees
 //! - A request is answered by one configuration, the one that was live when it began.
