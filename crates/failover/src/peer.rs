@@ -34,6 +34,8 @@ const SIGNATURE: &str = "x-mainstay-signature";
 pub enum Question {
     /// How do you stand?
     Standing,
+    /// Something has changed: look now instead of at the next turn. Nothing depends on it but time.
+    Look,
     /// Is this member, in this epoch, still the primary to you?
     #[serde(rename_all = "camelCase")]
     Confirm {
@@ -52,6 +54,8 @@ pub enum Answer {
     Standing(Box<Standing>),
     /// Whether.
     Confirmed(bool),
+    /// To [`Question::Look`].
+    Looking,
 }
 
 /// A question that came in, and where its answer goes.

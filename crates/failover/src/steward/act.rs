@@ -157,11 +157,13 @@ impl<E: Engine + 'static> Steward<E> {
             return Ok(());
         }
         self.system = outcome.system.or(self.system.take());
+        let mut promised = false;
         match action {
             Action::StandStill(promise) => {
                 let path = self.settings.state.clone();
                 self.state.promise_too(*promise).map_err(|source| StewardError::State { path, source })?;
                 self.follows = None;
+                promised = true;
             }
             Action::Follow(_, lineage) => self.follows = Some(lineage.epoch),
             Action::Promote(_, lineage) => {
@@ -182,6 +184,10 @@ impl<E: Engine + 'static> Steward<E> {
         }
         if let Some(seen) = outcome.observed {
             self.observe(self.now_ms(), seen);
+        }
+        if promised {
+            // Only now: whoever asks is told the promise together with the position taken after it.
+            self.nudge();
         }
         Ok(())
     }

@@ -162,6 +162,8 @@ struct Steward<E> {
     peers: BTreeMap<MemberId, Peer>,
     events: mpsc::Sender<Event>,
     job: Option<JoinHandle<()>>,
+    /// Wakes those who look at the Lease and the peers.
+    looks: Rc<watch::Sender<u64>>,
     /// Counts what was begun, so that what was given up is not taken for what came after.
     jobs: u64,
     retry_at_ms: u64,
@@ -221,6 +223,7 @@ pub async fn run<E: Engine + 'static>(
         peers,
         events,
         job: None,
+        looks: Rc::new(watch::Sender::new(0)),
         jobs: 0,
         retry_at_ms: 0,
         observed: None,

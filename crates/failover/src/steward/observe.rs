@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::{Event, Report, Steward, StewardError};
-use crate::core::{Peer, Plan, Role, Stage, confirms, standing};
+use crate::core::{Peer, Plan, Record, Role, Stage, Written, confirms, standing};
 use crate::engine::{Engine, Observation};
 use crate::peer::{Answer, Question, ask};
 
@@ -26,20 +26,24 @@ impl<E: Engine + 'static> Steward<E> {
         let (store, events) = (self.store.clone(), self.events.clone());
         let every = Duration::from_millis((timing.renewal_ms / 4).max(10));
         let limit = Duration::from_millis(timing.request_ms);
+        let mut woken = self.looks.subscribe();
         let mut tasks = vec![tokio::task::spawn_local(async move {
             loop {
+                woken.borrow_and_update();
                 let asked = now();
                 let looked = store.read().await;
                 if events.send(Event::Looked(asked, looked)).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(every).await;
+                let _ = tokio::time::timeout(every, woken.changed()).await;
             }
         })];
         for (id, address) in self.settings.peers.clone() {
             let (secret, events) = (self.secret.clone(), self.events.clone());
+            let mut woken = self.looks.subscribe();
             tasks.push(tokio::task::spawn_local(async move {
                 loop {
+                    woken.borrow_and_update();
                     let asked = now();
                     let answer = ask(&address.steward, &secret, &Question::Standing, limit).await;
                     if let Some(Answer::Standing(standing)) = answer
@@ -47,7 +51,7 @@ impl<E: Engine + 'static> Steward<E> {
                     {
                         return;
                     }
-                    tokio::time::sleep(every).await;
+                    let _ = tokio::time::timeout(every, woken.changed()).await;
                 }
             }));
         }
@@ -91,10 +95,25 @@ impl<E: Engine + 'static> Steward<E> {
         }
     }
 
+    /// Has the peers look at once: at what this member has just written, or at how it stands now.
+    pub(super) fn nudge(&self) {
+        let limit = Duration::from_millis(self.settings.policy.timing.request_ms);
+        for address in self.settings.peers.values() {
+            let (address, secret) = (address.steward.clone(), self.secret.clone());
+            tokio::task::spawn_local(async move {
+                let _ = ask(&address, &secret, &Question::Look, limit).await;
+            });
+        }
+    }
+
     /// Answers a peer.
     pub(super) fn answer(&mut self, question: &Question) -> Answer {
         match question {
             Question::Standing => Answer::Standing(Box::new(standing(&self.view()))),
+            Question::Look => {
+                self.looks.send_modify(|count| *count += 1);
+                Answer::Looking
+            }
             Question::Confirm { holder, epoch } => {
                 let confirmed = confirms(&self.view(), holder, *epoch);
                 if confirmed {
@@ -123,7 +142,13 @@ impl<E: Engine + 'static> Steward<E> {
             Event::Looked(_, Err(error)) => tracing::debug!(error, "the Lease could not be read"),
             Event::Wrote(sent, record, written) => {
                 tracing::debug!(?written, renewal = record.renewal, took_ms = now - sent, "wrote the Lease");
+                let known = self.lease.record.clone();
                 self.lease.end(record, sent, written, now);
+                // Who holds it, since when, and whether it is open: that others wait for.
+                let news = |it: &Record| (it.holder.clone(), it.epoch, it.opened());
+                if written == Written::Done && known.as_ref().map(news) != self.lease.record.as_ref().map(news) {
+                    self.nudge();
+                }
             }
             Event::Heard(id, asked, standing) => {
                 self.peers.insert(id, Peer { standing: Some(standing), heard_ms: asked });
