@@ -165,7 +165,7 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
 pub async fn mirror(context: Arc<Context>) {
     context.pods.synced().await;
     loop {
-        let wanted: Vec<_> = context.static_pods.borrow().iter().cloned().collect();
+        let wanted = context.static_pods.borrow().clone();
         for pod in context.pods.list().iter().filter(|pod| is_mirror(pod)) {
             let same = |own: &Arc<Pod>| annotation(own, HASH) == annotation(pod, MIRROR);
             let ending = pod.metadata.deletion_timestamp.is_some();

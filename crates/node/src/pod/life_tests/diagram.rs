@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
 use super::world::{at, pod};
-use crate::pod::container::Phase;
+use crate::pod::container::{Container, Phase};
 use crate::pod::io::{Action, Exit, Input, StartFailure, Stopped};
 use crate::pod::machine::{Machine, Sandbox};
 
@@ -158,9 +158,9 @@ impl Walk<'_> {
 
     fn running(&mut self) -> Option<(crate::pod::io::Instance, Exit)> {
         let all: Vec<_> =
-            self.machine.containers.iter().filter(|c| c.running().is_some()).map(|c| c.instance()).collect();
+            self.machine.containers.iter().filter(|c| c.running().is_some()).map(Container::instance).collect();
         let index = self.below(all.len() as u64) as usize;
-        let code = if self.below(2) == 0 { 0 } else { 1 };
+        let code = i32::from(self.below(2) != 0);
         let exit = Exit { code, signal: None, oom_killed: false, finished_at: at(self.now_ms), message: None };
         Some((all.get(index)?.clone(), exit))
     }
