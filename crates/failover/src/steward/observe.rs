@@ -223,7 +223,7 @@ impl<E: Engine + 'static> Steward<E> {
     pub(super) fn tell(&mut self, plan: &Plan, ready: &Rc<Cell<bool>>) {
         let record = self.lease.record.as_ref();
         let usable = match plan.stage {
-            Stage::Primary => record.is_some_and(crate::core::Record::opened),
+            Stage::Primary => record.is_some_and(Record::opened),
             Stage::Following => true,
             _ => false,
         };
