@@ -170,7 +170,7 @@ impl<E: Engine + 'static> Steward<E> {
                 let offset = outcome.began.unwrap_or(u64::MAX).min(lineage.from.offset);
                 self.began = Some(Position { offset, ..lineage.from });
                 self.since = u64::MAX;
-                self.served = true;
+                self.served = false;
             }
             Action::Wait => self.served = true,
             Action::Rebuild(_, lineage, _) => {
@@ -241,8 +241,8 @@ async fn perform<E: Engine>(
             return Ok(outcome);
         }
         Action::Promote(synchronous, _) => {
+            // What replicas need is seen to while the epoch is opened.
             outcome.began = Some(engine.promote(synchronous).await.map_err(text)?);
-            engine.serve(&others).await.map_err(text)?;
         }
         Action::StandStill(_) => engine.follow(None).await.map_err(text)?,
         Action::Follow(..) => engine.follow(source.as_ref()).await.map_err(text)?,

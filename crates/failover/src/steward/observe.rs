@@ -130,7 +130,9 @@ impl<E: Engine + 'static> Steward<E> {
         match event {
             Event::Looked(asked, Ok(look)) => {
                 self.lease.answered(asked);
-                if let Some(look) = look {
+                let known = self.lease.record.as_ref().map_or(0, |it| it.renewal);
+                // A look that was overtaken by a write of this member's says nothing new.
+                if let Some(look) = look.filter(|look| look.record.renewal >= known) {
                     self.handover = look.handover;
                     let paused = look.record.paused;
                     self.lease.saw(look.record, now);
@@ -144,6 +146,10 @@ impl<E: Engine + 'static> Steward<E> {
                 tracing::debug!(?written, renewal = record.renewal, took_ms = now - sent, "wrote the Lease");
                 let known = self.lease.record.clone();
                 self.lease.end(record, sent, written, now);
+                if known.as_ref().map(|it| it.epoch) != self.lease.record.as_ref().map(|it| it.epoch) {
+                    // Who was asked for is answered by this; the Lease does not ask any more.
+                    self.handover = None;
+                }
                 // Who holds it, since when, and whether it is open: that others wait for.
                 let news = |it: &Record| (it.holder.clone(), it.epoch, it.opened());
                 if written == Written::Done && known.as_ref().map(news) != self.lease.record.as_ref().map(news) {
