@@ -129,7 +129,9 @@ impl Members {
 
     /// Who holds the Lease.
     pub fn primary(&self) -> String {
-        self.record()["holder"].as_str().expect("somebody holds the Lease").to_owned()
+        // Right after the API was away it may not answer yet.
+        self.until("somebody holds the Lease", |it| it.record()["holder"].is_string());
+        self.record()["holder"].as_str().unwrap().to_owned()
     }
 
     /// Somebody else.
