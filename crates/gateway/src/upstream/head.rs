@@ -11,6 +11,9 @@ const HEAD_BYTES_MAX: usize = 65_535;
 /// Most header lines of a response.
 const HEADERS_MAX: usize = 128;
 
+/// Places for headers that are added on the way to the client: a map that grows is made anew.
+const ROOM: usize = 4;
+
 /// How long a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
@@ -100,7 +103,7 @@ pub(crate) fn read(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head
     }
     let (code, minor) = (response.code.unwrap_or(0), response.version.unwrap_or(0));
     let bytes = buffer.split_to(length).freeze();
-    let mut headers = HeaderMap::with_capacity(count);
+    let mut headers = HeaderMap::with_capacity(count + ROOM);
     for (name_from, name_to, from, to) in indices.into_iter().take(count) {
         let name = HeaderName::from_bytes(&bytes[usize::from(name_from)..usize::from(name_to)]);
         let value = HeaderValue::from_maybe_shared(bytes.slice(usize::from(from)..usize::from(to)));

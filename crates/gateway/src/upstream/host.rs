@@ -48,6 +48,8 @@ pub(crate) struct Host {
     latency_ns: Cell<u64>,
     latency_at: Cell<Instant>,
     idle: RefCell<VecDeque<Idle>>,
+    /// When idle connections were last looked through: near enough for how long they are kept, and no look at the clock.
+    swept: Cell<Instant>,
 }
 
 struct Idle {
@@ -88,6 +90,7 @@ impl Host {
             latency_ns: Cell::new(0),
             latency_at: Cell::new(now),
             idle: RefCell::default(),
+            swept: Cell::new(now),
         })
     }
 
@@ -112,12 +115,13 @@ impl Host {
     fn keep(&self, connection: Connection, open: OpenConnection, idle_max: usize) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < idle_max {
-            idle.push_back(Idle { connection, since: Instant::now(), open });
+            idle.push_back(Idle { connection, since: self.swept.get(), open });
         }
     }
 
     /// Closes idle connections that have been so for too long, or that the endpoint closed.
     pub(crate) fn sweep(&self, now: Instant, idle_timeout: Duration) {
+        self.swept.set(now);
         self.idle.borrow_mut().retain(|it| now.duration_since(it.since) < idle_timeout && !it.connection.io.is_stale());
     }
 
