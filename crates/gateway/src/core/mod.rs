@@ -23,6 +23,7 @@ mod transcoded;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -130,8 +131,9 @@ impl Core {
     fn take_over(self: &Rc<Self>, live: &Arc<Live>, sockets: &Sockets) {
         let before = self.table();
         let table = CoreTable::new(live.clone(), Some(&before), &self.registry, self.zone.as_ref(), Instant::now());
-        let kept = |group: &Rc<Group>| table.groups.iter().any(|it| Rc::ptr_eq(it, group));
-        self.retired.borrow_mut().extend(before.groups.iter().filter(|it| !kept(it)).cloned());
+        let kept: HashSet<*const Group> = table.groups.iter().map(Rc::as_ptr).collect();
+        let gone = before.groups.iter().filter(|it| !kept.contains(&Rc::as_ptr(it)));
+        self.retired.borrow_mut().extend(gone.cloned());
         *self.table.borrow_mut() = Rc::new(table);
         let mut listening = self.listening.borrow_mut();
         let wanted: Vec<(SocketAddr, usize)> = live

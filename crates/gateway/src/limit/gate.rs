@@ -59,10 +59,12 @@ impl Gate {
     pub(crate) async fn enter(self: &Arc<Self>, priority: Priority) -> Result<Pass, Overload> {
         let running = self.in_flight.load(Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
+        // A place at least is kept for who is more important, however small the limit has become.
+        let kept = |part: u32| (limit / part).max(u32::from(limit > 1));
         let share = match priority {
             Priority::Critical => limit,
-            Priority::Normal => limit - limit / 8,
-            Priority::NonCore => limit - limit / 3,
+            Priority::Normal => limit - kept(8),
+            Priority::NonCore => limit - kept(3),
         };
         if running >= share.max(1) {
             return Err(Overload);
