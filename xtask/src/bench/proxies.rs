@@ -15,7 +15,7 @@ pub(super) const ENDPOINTS: [u16; 3] = [19_001, 19_002, 19_003];
 pub(super) const PROXIES: [(&str, u16); 3] = [("gateway", 18_080), ("haproxy", 18_081), ("nginx", 18_082)];
 /// So much above a proxy's port is its port for TLS.
 pub(super) const TLS: u16 = 400;
-/// Connections that every proxy takes.
+/// Connections that nginx takes.
 const CONNECTIONS_MAX: u32 = 12_000;
 
 /// A process that ends with this value.
@@ -140,7 +140,7 @@ fn haproxy_cfg(folder: &Path) -> String {
     let pem = pem.display();
     let servers = for_each_endpoint(|port| format!("  server s{port} 127.0.0.1:{port} check inter 200ms\n"));
     format!(
-        "global\n  nbthread 1\n  maxconn {CONNECTIONS_MAX}\ndefaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  timeout server 500ms\n  http-reuse always\n  retries 3\n  option redispatch\n  retry-on all-retryable-errors\n\
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  timeout server 500ms\n  http-reuse always\n  retries 3\n  option redispatch\n  retry-on all-retryable-errors\n\
          frontend f\n  bind 127.0.0.1:{port}\n  bind 127.0.0.1:{tls} ssl crt {pem} alpn h2,http/1.1\n  stick-table type ip size 100k expire 30s store http_req_rate(1s)\n  http-request track-sc0 src\n  http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 10000000 }}\n  option forwardfor\n  default_backend b\n\
          backend b\n  balance roundrobin\n  option httpchk GET /\n{servers}"
     )

@@ -1,14 +1,18 @@
 //! A bulkhead: how many requests run at once, and how many may wait for a place.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::gradient::Gradient;
 use crate::api::policy::Priority;
 use crate::table::settings::ConcurrencySettings;
+
+/// Critical requests that wait for a place of the adaptive limit at most.
+const LINE_MAX: usize = 256;
 
 /// A gate, shared by cores and by all rules that one policy covers.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Gate {
     in_flight: AtomicU32,
     adaptive: Option<Mutex<Gradient>>,
     limit: AtomicU32,
+    /// Critical requests that wait for a place of the adaptive limit, the longest first.
+    line: Mutex<VecDeque<oneshot::Sender<Pass>>>,
 }
 
 /// No place.
@@ -30,7 +36,8 @@ pub(crate) struct Overload;
 pub(crate) struct Pass {
     gate: Arc<Gate>,
     since: Instant,
-    _place: Option<OwnedSemaphorePermit>,
+    #[allow(dead_code, reason = "held for its drop")]
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Gate {
@@ -43,6 +50,7 @@ impl Gate {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(adaptive.as_ref().map_or(u32::MAX, Gradient::limit)),
             adaptive: adaptive.map(Mutex::new),
+            line: Mutex::default(),
             settings,
         }
     }
@@ -55,7 +63,8 @@ impl Gate {
     /// Asks for a place; waits if the gate has room for waiting.
     ///
     /// # Errors
-    /// There is none. Of the adaptive limit, the lower priorities may use less: they are shed first.
+    /// There is none. Of the adaptive limit, the lower priorities may use less: they are shed first. Critical requests wait for
+    /// the next place that becomes free, before anybody else has it.
     pub(crate) async fn enter(self: &Arc<Self>, priority: Priority) -> Result<Pass, Overload> {
         let running = self.in_flight.load(Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
@@ -66,15 +75,38 @@ impl Gate {
             Priority::Normal => limit - kept(8),
             Priority::NonCore => limit - kept(3),
         };
-        if running >= share.max(1) {
-            return Err(Overload);
-        }
+        let handed_over = match running < share.max(1) {
+            true => None,
+            false if priority == Priority::Critical => Some(self.wait_in_line().await?),
+            false => return Err(Overload),
+        };
         let place = match &self.places {
             None => None,
             Some(places) => Some(self.place(places).await?),
         };
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Pass { gate: self.clone(), since: Instant::now(), _place: place })
+        let mut pass = handed_over.unwrap_or_else(|| {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+            Pass { gate: self.clone(), since: Instant::now(), place: None }
+        });
+        (pass.since, pass.place) = (Instant::now(), place);
+        Ok(pass)
+    }
+
+    /// Waits until somebody leaves.
+    async fn wait_in_line(&self) -> Result<Pass, Overload> {
+        let waiting = {
+            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.adaptive.is_none() || line.len() >= LINE_MAX {
+                return Err(Overload);
+            }
+            let (sender, receiver) = oneshot::channel();
+            line.push_back(sender);
+            receiver
+        };
+        match tokio::time::timeout(self.settings.pending_timeout, waiting).await {
+            Ok(Ok(pass)) => Ok(pass),
+            _ => Err(Overload),
+        }
     }
 
     async fn place(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Overload> {
@@ -123,7 +155,17 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let gate = &self.gate;
+        let fits = gate.in_flight.load(Ordering::Relaxed) <= gate.limit.load(Ordering::Relaxed);
+        let next = match gate.adaptive.is_some() && fits {
+            true => gate.line.lock().unwrap_or_else(PoisonError::into_inner).pop_front(),
+            false => None,
+        };
+        match next {
+            // The place changes hands and is not counted anew. Who has left the line meanwhile drops it, and it goes on.
+            Some(next) => drop(next.send(Self { gate: gate.clone(), since: Instant::now(), place: None })),
+            None => drop(gate.in_flight.fetch_sub(1, Ordering::Relaxed)),
+        }
     }
 }
 
@@ -159,6 +201,39 @@ mod tests {
         let started = tokio::time::Instant::now();
         let _third = gate.enter(Priority::Normal).await.unwrap();
         assert!(gate.enter(Priority::Normal).await.is_err());
+        assert_eq!(started.elapsed(), Duration::from_secs(1), "waiting ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn critical_requests_wait_for_the_next_place() {
+        let settings = ConcurrencySettings {
+            key: String::new(),
+            max: None,
+            pending: 0,
+            pending_timeout: Duration::from_secs(1),
+            adaptive: Some(crate::table::settings::AdaptiveSettings { min: 1, max: 1, tolerance_percent: 100 }),
+        };
+        let gate = Arc::new(Gate::new(settings));
+        let first = gate.enter(Priority::Normal).await.unwrap();
+        let enter = || {
+            let gate = gate.clone();
+            tokio::spawn(async move { gate.enter(Priority::Critical).await })
+        };
+        let (gone, second, third) = (enter(), enter(), enter());
+        tokio::task::yield_now().await;
+        assert!(gate.enter(Priority::Normal).await.is_err());
+        gone.abort();
+        tokio::task::yield_now().await;
+        drop(first);
+        let second = second.await.unwrap().unwrap();
+        assert_eq!(gate.in_flight.load(Ordering::Relaxed), 1, "the place of who had left was not lost");
+        assert!(gate.enter(Priority::Normal).await.is_err(), "nobody overtakes the line");
+        drop(second);
+        drop(third.await.unwrap().unwrap());
+        assert_eq!(gate.in_flight.load(Ordering::Relaxed), 0);
+        let _normal = gate.enter(Priority::Normal).await.unwrap();
+        let started = tokio::time::Instant::now();
+        assert!(gate.enter(Priority::Critical).await.is_err());
         assert_eq!(started.elapsed(), Duration::from_secs(1), "waiting ends");
     }
 
