@@ -1,6 +1,6 @@
 //! The cache of one kind and the loop that keeps it fresh.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Debug};
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -67,7 +67,9 @@ struct Slot<K> {
 }
 
 struct Content<K> {
-    objects: HashMap<ObjectKey, Slot<K>>,
+    objects: BTreeMap<ObjectKey, Slot<K>>,
+    /// By namespace and uid of the controller (empty without one): the names of what it controls.
+    controlled: HashMap<(String, String), BTreeSet<String>>,
     /// Deleted by a writer, and the watch has not said so yet: key and the deletion's revision.
     buried: HashMap<ObjectKey, u64>,
     epoch: u64,
@@ -95,7 +97,13 @@ impl<K: Kind> Default for Cache<K> {
 impl<K: Kind> Cache<K> {
     /// An empty cache; also what tests fill by [`Cache::observe`].
     pub fn new() -> Self {
-        let content = Content { objects: HashMap::new(), buried: HashMap::new(), epoch: 0, mailboxes: Vec::new() };
+        let content = Content {
+            objects: BTreeMap::new(),
+            controlled: HashMap::new(),
+            buried: HashMap::new(),
+            epoch: 0,
+            mailboxes: Vec::new(),
+        };
         Self { content: Arc::new(RwLock::new(content)), synced: Arc::new(watch::channel(false).0) }
     }
 
@@ -118,6 +126,25 @@ impl<K: Kind> Cache<K> {
     pub fn filter(&self, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         self.read(|content| {
             content.objects.values().filter(|slot| keep(&slot.object)).map(|slot| slot.object.clone()).collect()
+        })
+    }
+
+    /// The objects of a namespace that satisfy a condition, by name; others are not looked at.
+    pub fn in_namespace(&self, namespace: &str, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        self.read(|content| {
+            let from = content.objects.range(ObjectKey::new(namespace, "")..);
+            let own = from.take_while(|(key, _)| key.namespace == namespace).filter(|(_, slot)| keep(&slot.object));
+            own.map(|(_, slot)| slot.object.clone()).collect()
+        })
+    }
+
+    /// The objects of a namespace whose controller has this uid, by name; with an empty one, those without a controller.
+    pub fn controlled_by(&self, namespace: &str, uid: &str) -> Vec<Arc<K>> {
+        self.read(|content| {
+            let names = content.controlled.get(&(namespace.to_owned(), uid.to_owned()));
+            let found =
+                names.into_iter().flatten().filter_map(|name| content.objects.get(&ObjectKey::new(namespace, name)));
+            found.map(|slot| slot.object.clone()).collect()
         })
     }
 
@@ -200,7 +227,7 @@ impl<K: Kind> Cache<K> {
     }
 }
 
-impl<K> Content<K> {
+impl<K: Kind> Content<K> {
     fn put(&mut self, key: &ObjectKey, object: K, revision: u64) {
         if self.buried.get(key).is_some_and(|deleted| revision <= *deleted) {
             return;
@@ -213,6 +240,7 @@ impl<K> Content<K> {
         }
         let object = Arc::new(object);
         let before = self.objects.insert(key.clone(), Slot { object: object.clone(), revision, epoch });
+        self.file(key, before.as_ref().map(|slot| &slot.object), Some(&object));
         self.tell(key, before.as_ref().map(|slot| &slot.object), Some(&object));
     }
 
@@ -220,7 +248,28 @@ impl<K> Content<K> {
         if self.objects.get(key).is_some_and(|slot| slot.revision <= revision)
             && let Some(slot) = self.objects.remove(key)
         {
+            self.file(key, Some(&slot.object), None);
             self.tell(key, Some(&slot.object), None);
+        }
+    }
+
+    /// Keeps the index by controller.
+    fn file(&mut self, key: &ObjectKey, before: Option<&Arc<K>>, after: Option<&Arc<K>>) {
+        let (before, after) = (before.map(|object| controller(&**object)), after.map(|object| controller(&**object)));
+        if before == after {
+            return;
+        }
+        if let Some(uid) = before {
+            let at = (key.namespace.clone(), uid.to_owned());
+            if let Some(names) = self.controlled.get_mut(&at) {
+                names.remove(&key.name);
+                if names.is_empty() {
+                    self.controlled.remove(&at);
+                }
+            }
+        }
+        if let Some(uid) = after {
+            self.controlled.entry((key.namespace.clone(), uid.to_owned())).or_default().insert(key.name.clone());
         }
     }
 
@@ -239,6 +288,12 @@ impl<K> Content<K> {
             mailbox.note(key, before, after);
         }
     }
+}
+
+/// The uid of an object's controller, or nothing.
+fn controller<K: Kind>(object: &K) -> &str {
+    let mut owners = object.meta().owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true)).map_or("", |owner| owner.uid.as_str())
 }
 
 fn revision_of<K: kube::Resource>(object: &K) -> u64 {
@@ -278,6 +333,7 @@ impl Backoff for ShortBackoff {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
     fn config_map(name: &str, revision: u64) -> ConfigMap {
         let mut object = ConfigMap::default();
@@ -298,6 +354,39 @@ mod tests {
         assert!(cache.get("default", "a").is_none(), "a late event must not bring it back");
         cache.observe(config_map("a", 8));
         assert!(cache.get("default", "a").is_some(), "but a new object of that name is welcome");
+    }
+
+    #[test]
+    fn what_a_controller_has_is_found_by_its_uid() {
+        let cache = Cache::<ConfigMap>::new();
+        let owned = |name: &str, revision: u64, owner: &str| {
+            let mut object = config_map(name, revision);
+            let controller =
+                OwnerReference { uid: owner.to_owned(), controller: Some(true), ..OwnerReference::default() };
+            object.metadata.owner_references = Some(vec![controller]);
+            object
+        };
+        let names = |namespace: &str, uid: &str| {
+            let found = cache.controlled_by(namespace, uid);
+            found.iter().filter_map(|object| object.metadata.name.clone()).collect::<Vec<_>>().join(" ")
+        };
+        for object in [owned("b", 1, "u"), owned("a", 2, "u"), owned("c", 3, "w"), config_map("d", 4)] {
+            cache.observe(object);
+        }
+        assert_eq!(
+            (names("default", "u"), names("default", "w"), names("default", "")),
+            ("a b".into(), "c".into(), "d".into())
+        );
+        cache.observe(owned("d", 5, "u"));
+        cache.observe(config_map("a", 6));
+        cache.observe_deleted(&ObjectKey::new("default", "c"), 7);
+        assert_eq!(
+            (names("default", "u"), names("default", "w"), names("default", "")),
+            ("b d".into(), "".into(), "a".into())
+        );
+        assert_eq!(names("other", "u"), "");
+        assert_eq!(cache.in_namespace("default", |_| true).len(), 3);
+        assert!(cache.in_namespace("def", |_| true).is_empty() && cache.in_namespace("z", |_| true).is_empty());
     }
 
     #[tokio::test]

@@ -17,7 +17,9 @@
 //!
 //! Beside the caches: [`leader`] election, for workers of which one at a time may act.
 //!
-//! Deliberately absent: indices (callers filter; the caches are small), edge-triggered events (a reader only learns
+//! Indices: by namespace, and by controller, because those are asked for with every change of a pod.
+//!
+//! Deliberately absent: other indices (callers filter; the caches are small), edge-triggered events (a reader only learns
 //! *that* an object changed, with the object before and after).
 
 mod cache;
