@@ -37,6 +37,8 @@ pub(crate) struct Storage {
 pub(crate) struct Demand {
     /// For each volume, terms of which one must hold for the node.
     pub(crate) terms: Vec<Vec<NodeTerm>>,
+    /// For each claim without a volume, where one could be had, in the same way.
+    pub(crate) findable: Vec<Vec<NodeTerm>>,
     /// Claims that want to be told a node.
     pub(crate) unbound: Vec<ObjectKey>,
 }
@@ -91,7 +93,7 @@ impl Storage {
             .flat_map(|volume| reach(volume).into_iter().next().unwrap_or_else(|| vec![NodeTerm::any()]))
             .collect();
         if class.provisioner == NO_PROVISIONER {
-            demand.terms.push(there);
+            demand.findable.push(there);
         } else if let Some(allowed) = class.allowed_topologies.as_ref().filter(|allowed| !allowed.is_empty()) {
             let made = allowed.iter().map(|term| {
                 let expressions =
@@ -102,7 +104,7 @@ impl Storage {
                     });
                 NodeTerm::of(&NodeSelectorTerm { match_expressions: Some(expressions.collect()), match_fields: None })
             });
-            demand.terms.push(made.chain(there).collect());
+            demand.findable.push(made.chain(there).collect());
         }
         Ok(())
     }

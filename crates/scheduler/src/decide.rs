@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use mainstay_informer::ObjectKey;
 
 use crate::claims::{Demand, has_claims};
-use crate::core::{Budget, HELD, PodFacts, Preemption, Refusal};
+use crate::core::{Budget, HELD, NoRoom, PodFacts, Preemption, Refusal};
 use crate::driver::{Driver, Ended};
 use crate::pending::Waiting;
 use crate::selector::clauses;
@@ -17,6 +17,8 @@ use crate::selector::clauses;
 const BINDINGS_MAX: usize = 64;
 /// Reports of refusals under way at once; above it they wait for the next refusal.
 const REPORTS_MAX: usize = 32;
+/// When a pod that lacks something itself is looked at again before anybody is told.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// How long a pod keeps its node while its volumes are made.
 const VOLUMES_MAX: Duration = Duration::from_secs(60);
 
@@ -46,16 +48,18 @@ impl Driver {
 
     /// Gives the pod a node in the snapshot. The result is the node and the claims that want to be told of it.
     fn try_place(&mut self, pod: &Waiting) -> Result<(String, Vec<ObjectKey>), Why> {
-        let Demand { terms, unbound } = match self.object(&pod.facts.key).filter(|object| has_claims(object)) {
+        let Demand { terms, findable, unbound } = match self.object(&pod.facts.key).filter(|object| has_claims(object))
+        {
             Some(object) => self.caches.storage.demand(&object, &self.caches.pods).map_err(Why::Pod)?,
             None => Demand::default(),
         };
-        let chosen = if terms.is_empty() {
-            self.snapshot.schedule(&pod.facts)
+        let facts = if terms.is_empty() && findable.is_empty() {
+            pod.facts.clone()
         } else {
-            self.snapshot.schedule(&PodFacts::clone(&pod.facts).with_volumes(terms))
+            Arc::new(PodFacts::clone(&pod.facts).with_volumes(terms).with_findable(findable))
         };
-        chosen.map(|node| (node, unbound)).map_err(Why::Nodes)
+        let chosen = self.snapshot.schedule(&facts);
+        chosen.map(|node| (node, unbound)).map_err(|refusal| Why::Nodes(refusal, facts))
     }
 
     /// All of a group that are there, or none.
@@ -154,8 +158,14 @@ impl Driver {
     }
 
     fn refuse(&mut self, mut pod: Waiting, mut why: Why, now: Duration) {
-        if let Why::Nodes(refusal) = &mut why {
-            self.make_room(&pod, refusal);
+        match &mut why {
+            Why::Nodes(refusal, facts) => self.make_room(&pod, facts, refusal),
+            // What it lacks may only not be seen yet: its set made the claim just before it.
+            Why::Pod(_) if pod.refusals == 0 => {
+                pod.refusals = 1;
+                return self.pending.delay(pod, now + SECOND_LOOK);
+            }
+            Why::Pod(_) => {}
         }
         let message = why.to_text(self.snapshot.node_count());
         if pod.told.as_ref() != Some(&message) && self.reports < REPORTS_MAX {
@@ -166,7 +176,8 @@ impl Driver {
     }
 
     /// Makes less important pods go, if that helps and is not under way already.
-    fn make_room(&mut self, pod: &Waiting, refusal: &mut Refusal) {
+    /// `facts` are the pod's, with what its volumes demand.
+    fn make_room(&mut self, pod: &Waiting, facts: &PodFacts, refusal: &mut Refusal) {
         let is_leaving = |node: &str| {
             let leaves = |other: &Pod| {
                 let spec = other.spec.as_ref();
@@ -180,7 +191,7 @@ impl Driver {
             return;
         }
         let budgets = self.budgets();
-        let Some(Preemption { node, victims, .. }) = self.snapshot.preempt(&pod.facts, refusal, &budgets) else {
+        let Some(Preemption { node, victims, .. }) = self.snapshot.preempt(facts, refusal, &budgets) else {
             self.snapshot.drop_nomination(&pod.facts.key);
             return;
         };
@@ -257,7 +268,7 @@ impl Driver {
 /// Why a pod gets no node.
 enum Why {
     /// Each node has its reason.
-    Nodes(Refusal),
+    Nodes(Refusal, Arc<PodFacts>),
     /// The pod itself: no node can do.
     Pod(String),
 }
@@ -265,8 +276,15 @@ enum Why {
 impl Why {
     fn to_text(&self, nodes: usize) -> String {
         match self {
-            Self::Nodes(refusal) => refusal.to_string(),
-            Self::Pod(text) => format!("0/{nodes} nodes are available: {text}."),
+            Self::Nodes(refusal, _) => refusal.to_string(),
+            Self::Pod(text) => {
+                let mut text = format!("0/{nodes} nodes are available: {text}.");
+                if nodes > 0 {
+                    // Writing to a text cannot fail.
+                    let _ = NoRoom::Hopeless(nodes).write(&mut text, nodes);
+                }
+                text
+            }
         }
     }
 }

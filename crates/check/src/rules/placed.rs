@@ -170,7 +170,7 @@ fn stuck(context: &mut Context<'_>) {
             let workload = &model.workloads[model.pods[*pod].workload];
             let is_node = row.failure.kind() == FailureKind::Node;
             let says = |text: &str| why.contains(text);
-            let rule: &'static Rule = if says("volume node affinity") {
+            let rule: &'static Rule = if says("PersistentVolume's node affinity") {
                 &PINNED
             } else if says("Insufficient") || says("Too many pods") {
                 &NO_ROOM

@@ -24,6 +24,7 @@ pub(super) const UNSCHEDULABLE: u8 = 1;
 pub(super) const TAINTED: u8 = 2;
 pub(super) const MISMATCH: u8 = 4;
 pub(super) const OUT_OF_REACH: u8 = 8;
+pub(super) const NOT_FOUND: u8 = 16;
 
 /// How every node satisfies one set of demands.
 pub(super) struct Shape {
@@ -435,6 +436,9 @@ fn verdict(demands: &Demands, node: &NodeFacts) -> u8 {
     let reaches = |terms: &Vec<NodeTerm>| terms.iter().any(|term| term.matches(&node.name, &node.labels));
     if !demands.volumes.iter().all(reaches) {
         verdict |= OUT_OF_REACH;
+    }
+    if !demands.findable.iter().all(reaches) {
+        verdict |= NOT_FOUND;
     }
     verdict
 }

@@ -74,6 +74,8 @@ pub(super) struct Demands {
     pub(super) tolerations: Vec<(String, String, String, String)>,
     /// Where its volumes can be reached: for each of them, one of these must hold.
     pub(super) volumes: Vec<Vec<NodeTerm>>,
+    /// Where volumes could be had for its claims that have none yet, in the same way.
+    pub(super) findable: Vec<Vec<NodeTerm>>,
 }
 
 /// Which pods something is about: of these namespaces, chosen by these clauses; all of a list must hold.
@@ -232,6 +234,13 @@ impl PodFacts {
         self.demands.volumes = volumes;
         self
     }
+
+    /// The pod with where volumes could be had for its claims that have none yet: for each, terms of which one must hold.
+    #[must_use]
+    pub fn with_findable(mut self, volumes: Vec<Vec<NodeTerm>>) -> Self {
+        self.demands.findable = volumes;
+        self
+    }
 }
 
 fn demands(spec: &PodSpec) -> Demands {
@@ -246,6 +255,7 @@ fn demands(spec: &PodSpec) -> Demands {
         preferred: preferred.unwrap_or_default().iter().map(|p| (p.weight, NodeTerm::of(&p.preference))).collect(),
         tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
         volumes: Vec::new(),
+        findable: Vec::new(),
     }
 }
 

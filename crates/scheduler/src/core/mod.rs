@@ -36,11 +36,11 @@ pub use amounts::Amounts;
 pub use facts::{GROUP_LABEL, GROUP_SIZE, NodeFacts, PodFacts};
 pub(crate) use preempt::HELD;
 pub use preempt::{Budget, Preemption};
-pub use refusal::{Reason, Refusal};
+pub use refusal::{NoRoom, Reason, Refusal};
 pub use score::Strategy;
 
 use crate::selector::Labels;
-use derived::{Derived, MISMATCH, OUT_OF_REACH, TAINTED, UNSCHEDULABLE};
+use derived::{Derived, MISMATCH, NOT_FOUND, OUT_OF_REACH, TAINTED, UNSCHEDULABLE};
 use facts::{HostPort, collide};
 
 /// Nodes that fit beyond which the search for more may end.
@@ -345,8 +345,18 @@ impl Snapshot {
         if !has_room(pod, facts, &node.used, against) {
             return;
         }
-        if verdict & OUT_OF_REACH != 0 {
-            against(Reason::Volume);
+        // Both are reasons of one filter.
+        let mut reaches = true;
+        for (_, reason) in [(OUT_OF_REACH, Reason::Volume), (NOT_FOUND, Reason::NoVolume)]
+            .into_iter()
+            .filter(|(why, _)| verdict & why != 0)
+        {
+            reaches = false;
+            if !against(reason) {
+                return;
+            }
+        }
+        if !reaches {
             return;
         }
         for (tally, most) in &prepared.hard {

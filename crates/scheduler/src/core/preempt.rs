@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::facts::PodFacts;
-use super::{Refusal, Snapshot};
+use super::{NoRoom, Refusal, Snapshot};
 use crate::selector::{Clauses, compile, selects};
 
 /// Nodes looked at, at most: a tenth, but at least this many.
@@ -50,6 +50,7 @@ impl Snapshot {
     /// Who would have to go so that the refused pod fits; otherwise the refusal says on how many nodes that cannot help.
     pub fn preempt(&mut self, pod: &PodFacts, refusal: &mut Refusal, budgets: &[Budget]) -> Option<Preemption> {
         if !pod.may_preempt {
+            refusal.preemption = Some(NoRoom::Never);
             return None;
         }
         let lifted = self.lift_nominations(pod);
@@ -57,7 +58,7 @@ impl Snapshot {
         let prepared = self.prepare(pod);
         let helpful: Vec<usize> =
             self.by_name.values().copied().filter(|at| self.may_help(pod, &prepared, *at)).collect();
-        refusal.hopeless = Some(self.by_name.len() - helpful.len());
+        refusal.preemption = Some(NoRoom::Hopeless(self.by_name.len() - helpful.len()));
         let mut order: Vec<(usize, Vec<Arc<PodFacts>>)> = helpful.into_iter().map(|at| (at, Vec::new())).collect();
         order.sort_by_key(|(at, _)| *at);
         let index: std::collections::HashMap<usize, usize> =
@@ -92,12 +93,15 @@ impl Snapshot {
                     | Reason::Taint
                     | Reason::Affinity
                     | Reason::Volume
+                    | Reason::NoVolume
                     | Reason::SpreadLabel
                     | Reason::PodAffinity
             );
             helps
         });
-        helps
+        // Nor would an empty node help that is too small.
+        let is_large_enough = |facts| super::has_room(pod, facts, &super::Amounts::default(), &mut |_| false);
+        helps && self.nodes[at].facts.as_ref().is_some_and(is_large_enough)
     }
 
     /// Who has to go from one node, with how bad that is; `None` when it would not help.

@@ -20,6 +20,8 @@ pub enum Reason {
     Insufficient(String),
     /// A volume of the pod cannot be reached from there.
     Volume,
+    /// A claim of the pod could not get a volume there.
+    NoVolume,
     /// Would be spread too unevenly.
     Spread,
     /// Has no label to spread by.
@@ -41,7 +43,8 @@ impl fmt::Display for Reason {
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
             Self::Pods => "Too many pods",
             Self::Insufficient(resource) => return write!(f, "Insufficient {resource}"),
-            Self::Volume => "node(s) had volume node affinity conflict",
+            Self::Volume => "node(s) didn't match PersistentVolume's node affinity",
+            Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::Spread => "node(s) didn't match pod topology spread constraints",
             Self::SpreadLabel => "node(s) didn't match pod topology spread constraints (missing required label)",
             Self::PodAffinity => "node(s) didn't match pod affinity rules",
@@ -58,8 +61,17 @@ pub struct Refusal {
     pub nodes: usize,
     /// For each reason, how many nodes.
     pub reasons: BTreeMap<Reason, usize>,
-    /// Nodes where making others go would not help, once that was looked at.
-    pub hopeless: Option<usize>,
+    /// What came of looking whether others could go, once that was done.
+    pub preemption: Option<NoRoom>,
+}
+
+/// Why no others are made to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// On so many nodes that would not help; on the others nobody could go.
+    Hopeless(usize),
+    /// The pod may not make others go.
+    Never,
 }
 
 impl fmt::Display for Refusal {
@@ -71,12 +83,21 @@ impl fmt::Display for Refusal {
         let mut parts: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         parts.sort();
         write!(f, "0/{} nodes are available: {}.", self.nodes, parts.join(", "))?;
-        let Some(hopeless) = self.hopeless else { return Ok(()) };
+        self.preemption.map_or(Ok(()), |outcome| outcome.write(f, self.nodes))
+    }
+}
+
+impl NoRoom {
+    /// As kube-scheduler says it, of `nodes` nodes.
+    pub(crate) fn write(self, f: &mut impl fmt::Write, nodes: usize) -> fmt::Result {
+        let Self::Hopeless(hopeless) = self else {
+            return f.write_str(" preemption: not eligible due to preemptionPolicy=Never.");
+        };
         let parts = [
-            (self.nodes.saturating_sub(hopeless), "No preemption victims found for incoming pod"),
+            (nodes.saturating_sub(hopeless), "No preemption victims found for incoming pod"),
             (hopeless, "Preemption is not helpful for scheduling"),
         ];
         let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}"));
-        write!(f, " preemption: 0/{} nodes are available: {}.", self.nodes, parts.collect::<Vec<_>>().join(", "))
+        write!(f, " preemption: 0/{nodes} nodes are available: {}.", parts.collect::<Vec<_>>().join(", "))
     }
 }

@@ -132,7 +132,7 @@ fn volumes_tie_and_images_draw() {
     assert_eq!(snapshot.schedule(&pod("p", json!({})).with_volumes(vec![on("c")])).as_deref(), Ok("c"));
     let torn = pod("q", json!({})).with_volumes(vec![on("a"), on("b")]);
     let text = snapshot.schedule(&torn).unwrap_err().to_string();
-    assert_eq!(text, "0/3 nodes are available: 3 node(s) had volume node affinity conflict.");
+    assert_eq!(text, "0/3 nodes are available: 3 node(s) didn't match PersistentVolume's node affinity.");
     let image = json!({"status": {"images": [{"names": ["registry/app:latest"], "sizeBytes": 900_000_000}]}});
     snapshot.put_node(node("b", "2", image));
     snapshot.put_node(node("d", "2", json!({})));
