@@ -70,6 +70,7 @@ pub async fn run(instance: Instance, name: String, (number, outside): (u32, Opti
         exe: processes::program()?,
         hidden: hidden(&instance),
         client: client::named(&node_kubeconfig(&instance, &name), "kubelet").await?,
+        lease_client: client::named(&node_kubeconfig(&instance, &name), "kubelet").await?,
         network_client: client::named(&node_kubeconfig(&instance, NETWORK_POLICIES), "kubelet").await?,
         tls: ServerTls { certificate: own.certificate, key: own.key, client_ca: authority_file(&instance.pki()) },
         capacity: std::collections::BTreeMap::new(),

@@ -45,6 +45,9 @@ pub struct NodeConfig {
     pub hidden: Vec<PathBuf>,
     /// Speaks to the API server with the node's identity.
     pub client: kube::Client,
+    /// Renews the node's Lease, and nothing else: with no idle connections beside its own, a renewal that is not answered is
+    /// followed by one over a new connection, which a node that can send but not hear never gets. So it falls silent.
+    pub lease_client: kube::Client,
     /// Speaks to the API server as whoever enforces network policies, and so may see where all pods are.
     pub network_client: kube::Client,
     /// Certificate and keys of the agent's own server.

@@ -281,7 +281,7 @@ async fn write_status(config: &NodeConfig, machine: &Machine, vitals: &Vitals) -
 /// Renews the node's Lease for ever, and writes the Node's status again after having been cut off and when the node's vitals
 /// have changed.
 pub async fn keep_lease(config: NodeConfig, machine: Machine, node_uid: String, mut vitals: watch::Receiver<Vitals>) {
-    let api: Api<Lease> = Api::namespaced(config.client.clone(), LEASE_NAMESPACE);
+    let api: Api<Lease> = Api::namespaced(config.lease_client.clone(), LEASE_NAMESPACE);
     let mut beat = interval(config.lease_renewal.max(Duration::from_millis(10)));
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let own = Cache::<core::Node>::new();
