@@ -25,7 +25,6 @@ use crate::instance::{AuditSettings, DEFAULT_NETWORK, Instance, InstanceError};
 use crate::node_tuning::NodeTuning;
 use crate::pki::{self, Pair, PkiError, authority_file};
 use crate::state::{self, StateError};
-use crate::tuning::Tuning;
 
 /// Addresses at the beginning of the service range that are for fixed services, such as DNS.
 const RESERVED_SERVICES: u32 = 16;
@@ -85,15 +84,23 @@ pub enum ServerError {
     Signals(io::Error),
 }
 
-/// The instance to serve: that of the data directory, or with `--api` one without nodes.
+/// The instance to serve: that of the data directory, or with `--api` one without nodes. What is said here about scheduling
+/// and silent nodes is kept, as what `up` was told is.
 ///
 /// # Errors
 /// When there is none, or it cannot be made.
 pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
     let loaded = Instance::load(&args.data.data_dir);
-    let Some(api) = args.api else { return Ok(loaded?) };
+    let Some(api) = args.api else {
+        let before = loaded?;
+        let instance = Instance { tuning: args.tuning.or(&before.tuning), ..before.clone() };
+        if instance != before {
+            instance.save()?;
+        }
+        return Ok(instance);
+    };
     let instance = match loaded {
-        Ok(instance) => Instance { api, ..instance },
+        Ok(before) => Instance { api, tuning: args.tuning.or(&before.tuning), ..before },
         Err(InstanceError::Missing(data_dir)) => Instance {
             data_dir,
             api,
@@ -102,7 +109,7 @@ pub fn instance(args: &ServerArgs) -> Result<Instance, ServerError> {
             zones: 1,
             hollow_nodes: 0,
             audit: None,
-            tuning: Tuning::default(),
+            tuning: args.tuning.clone(),
             node: NodeTuning::default(),
         },
         Err(error) => return Err(error.into()),

@@ -9,6 +9,7 @@ use crate::cli::{Output, StatusArgs};
 use crate::client::{self, ClientError};
 use crate::instance::{Instance, InstanceError};
 use crate::progress::{self, Standing};
+use crate::tuning::Tuning;
 use crate::up::processes;
 
 /// How long the API may take to answer.
@@ -41,7 +42,10 @@ pub async fn run(args: &StatusArgs) -> Result<bool, StatusError> {
     };
     let well = processes.iter().chain(&objects).all(Standing::is_well);
     if args.output == Output::Json {
-        let text = json!({"api": instance.api, "well": well, "processes": processes, "objects": objects});
+        let text = json!({
+            "api": instance.api, "well": well, "settings": instance.tuning.in_force(),
+            "processes": processes, "objects": objects,
+        });
         println!("{}", serde_json::to_string_pretty(&text).unwrap_or_default());
     } else {
         print_text(&instance, &processes, &objects);
@@ -89,6 +93,9 @@ fn print_text(instance: &Instance, processes: &[Standing], objects: &[Standing])
         if !of_kind.is_empty() {
             println!("  {title:<12} {well} of {} well", of_kind.len());
         }
+    }
+    if instance.tuning.in_force() != Tuning::default().in_force() {
+        println!("  {:<12} {}", "settings", instance.tuning);
     }
     let troubled: Vec<&Standing> = processes.iter().chain(objects).filter(|standing| !standing.is_well()).collect();
     if troubled.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! Every value is optional: what is not said is as it was before, or the default. Kept in `instance.json`.
 
+use std::fmt;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -53,6 +54,18 @@ impl Tuning {
         }
     }
 
+    /// Every value as it is in force, with the defaults filled in.
+    pub fn in_force(&self) -> Self {
+        let heartbeat = self.heartbeat();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
+        Self {
+            rebalance_every: Some(self.rebalance_every.unwrap_or(0)),
+            fill: Some(self.fill.unwrap_or(Fill::Emptiest)),
+            node_suspect_ms: millis(heartbeat.suspect_after),
+            node_dead_ms: millis(heartbeat.dead_after),
+        }
+    }
+
     /// When a silent node is given up; never before it is suspected.
     pub fn heartbeat(&self) -> HeartbeatSettings {
         let default = HeartbeatSettings::default();
@@ -72,6 +85,20 @@ impl Tuning {
     }
 }
 
+impl fmt::Display for Tuning {
+    /// For people: what is said, in words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fill = if self.fill == Some(Fill::Fullest) { "fullest" } else { "emptiest" };
+        let heartbeat = self.heartbeat();
+        let (suspect, dead) = (heartbeat.suspect_after.as_millis(), heartbeat.dead_after.as_millis());
+        write!(f, "fill {fill}, nodes suspected after {suspect} ms and given up after {dead} ms, ")?;
+        match self.scheduler().rebalance_every {
+            Some(every) => write!(f, "rebalancing every {} s", every.as_secs()),
+            None => f.write_str("no rebalancing"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +110,9 @@ mod tests {
         assert_eq!(now.scheduler().rebalance_every, None);
         assert_eq!(now.heartbeat().dead_after, Duration::from_secs(6), "not given up before it is suspected");
         assert_eq!(before.scheduler().rebalance_every, Some(Duration::from_secs(30)));
+        assert_eq!(
+            now.in_force().to_string(),
+            "fill emptiest, nodes suspected after 6000 ms and given up after 6000 ms, no rebalancing"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{AuditArgs, DataDir, Output};
+use crate::tuning::Tuning;
 
 /// `mainstay server`.
 #[derive(Debug, Args)]
@@ -35,6 +36,9 @@ pub struct ServerArgs {
     /// Who did what
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// Scheduling and silent nodes
+    #[command(flatten)]
+    pub tuning: Tuning,
 }
 
 /// Which store, if not the file in the data directory.
