@@ -45,13 +45,17 @@ pub(crate) async fn evict(
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
     let object = Call { subresource: None, ..call.clone() };
-    let pod = super::get(api, &object).await?;
+    let mut pod = super::get(api, &object).await?;
     let mut options = eviction["deleteOptions"].clone();
     let dry_run = call.query.dry_run()? || options["dryRun"].as_array().is_some_and(|list| !list.is_empty());
-    if needs_permission(&pod)
-        && let Some(budget) = budget_of(api, call, &pod).await?
-    {
-        spend(api, &budget, &pod, dry_run).await?;
+    let budget = if needs_permission(&pod) { budget_of(api, call, &pod).await? } else { None };
+    if let Some(budget) = &budget {
+        spend(api, budget, &pod, dry_run).await?;
+    }
+    if !dry_run && meta(&pod, "deletionTimestamp").is_empty() {
+        pod = told(api, &object, &pod, budget.is_some()).await?;
+    }
+    if budget.is_some() {
         // The permission was given for the pod as it was read.
         options["preconditions"]["resourceVersion"] = pod["metadata"]["resourceVersion"].clone();
     }
@@ -62,6 +66,29 @@ pub(crate) async fn evict(
     delete(api, &Call { verb: Verb::Delete, ..object }, "application/json", &options).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok((StatusCode::CREATED, status))
+}
+
+/// Says in the pod's status that it is not its own fault: its owner may not count it as a failure. `guarded` by the version
+/// that was read.
+async fn told(api: &Api, object: &Call, pod: &Value, guarded: bool) -> Result<Value, ApiError> {
+    let call = Call { verb: Verb::Update, subresource: Some("status".to_owned()), ..object.clone() };
+    let now = format_time(api.now());
+    let (uid, version) = (meta(pod, "uid"), meta(pod, "resourceVersion"));
+    change(api, &call, |old| {
+        if meta(old, "uid") != uid || (guarded && meta(old, "resourceVersion") != version) {
+            return Err(ApiError::modified("", &call.resource.plural, call.name()));
+        }
+        let mut new = old.clone();
+        let others = old["status"]["conditions"].as_array().into_iter().flatten();
+        let mut conditions: Vec<Value> = others.filter(|one| one["type"] != "DisruptionTarget").cloned().collect();
+        conditions.push(json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastTransitionTime": now,
+        }));
+        new["status"]["conditions"] = json!(conditions);
+        Ok(new)
+    })
+    .await
 }
 
 /// Pods that do not run any more, or are going already, cost nobody anything.
