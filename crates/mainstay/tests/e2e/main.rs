@@ -23,6 +23,8 @@ mod network;
 mod nodes;
 mod pods;
 mod recovery;
+mod scaling;
+mod scheduling;
 mod state;
 mod streams;
 mod transcripts;

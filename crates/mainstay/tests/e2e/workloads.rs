@@ -9,11 +9,11 @@ use crate::cluster::{Cluster, is_ready, ready};
 use crate::faults::Load;
 
 /// Applies a manifest given as JSON.
-fn apply(cluster: &Cluster, manifest: &Value) {
+pub fn apply(cluster: &Cluster, manifest: &Value) {
     cluster.apply(&manifest.to_string());
 }
 
-fn pod_template(app: &str, command: &[&str]) -> Value {
+pub fn pod_template(app: &str, command: &[&str]) -> Value {
     json!({
         "metadata": {"labels": {"app": app}},
         "spec": {"terminationGracePeriodSeconds": 1, "containers": [
@@ -21,7 +21,7 @@ fn pod_template(app: &str, command: &[&str]) -> Value {
     })
 }
 
-fn workload(kind: &str, name: &str, spec: &Value) -> Value {
+pub fn workload(kind: &str, name: &str, spec: &Value) -> Value {
     let mut own =
         json!({"selector": {"matchLabels": {"app": name}}, "template": pod_template(name, &["sleep", "1000"])});
     for (key, value) in spec.as_object().unwrap() {
@@ -79,6 +79,7 @@ fn jobs_count_every_result_and_cron_jobs_start_them() {
     for index in 0..4 {
         assert!(logs.contains(&format!("index {index}")), "{logs}");
     }
+    judged_jobs(&cluster, &job);
     cluster.wait("the brief job is gone", || cluster.get(&["job", "brief"]).is_null());
     let spec = job("x", &json!({}), "date")["spec"].clone();
     apply(
@@ -86,6 +87,12 @@ fn jobs_count_every_result_and_cron_jobs_start_them() {
         &json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"},
         "spec": {"schedule": "* * * * *", "timeZone": "Europe/Berlin", "jobTemplate": {"spec": spec}}}),
     );
+    // By hand, whatever the clock says; it is the CronJob's, and not in its way.
+    cluster.k(&["create", "job", "by-hand", "--from=cronjob/tick"]);
+    cluster.k(&["wait", "--for=condition=Complete", "job/by-hand", "--timeout", "30s"]);
+    let by_hand = cluster.get(&["job", "by-hand"])["metadata"].clone();
+    assert_eq!(by_hand["annotations"]["cronjob.kubernetes.io/instantiate"], "manual");
+    assert_eq!(by_hand["ownerReferences"][0]["name"], "tick");
     let started = || {
         let jobs = cluster.get(&["jobs"])["items"].as_array().cloned().unwrap_or_default();
         jobs.iter().any(|job| {
@@ -98,6 +105,58 @@ fn jobs_count_every_result_and_cron_jobs_start_them() {
         assert!(Instant::now() < until, "no job of the clock");
         std::thread::sleep(Duration::from_millis(250));
     }
+}
+
+/// Jobs that end, or not, by more than how often they failed.
+fn judged_jobs(cluster: &Cluster, job: &dyn Fn(&str, &Value, &str) -> Value) {
+    let codes = |action: &str, code: i32| json!({"rules": [{"action": action, "onExitCodes": {"operator": "In", "values": [code]}}]});
+    apply(cluster, &job("broken", &json!({"podFailurePolicy": codes("FailJob", 42)}), "exit 42"));
+    let each = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 0});
+    apply(cluster, &job("each", &each, "test $JOB_COMPLETION_INDEX != 1"));
+    let mut leader = each.clone();
+    leader["successPolicy"] = json!({"rules": [{"succeededIndexes": "0"}]});
+    apply(cluster, &job("leader", &leader, "test $JOB_COMPLETION_INDEX = 0 || sleep 1000"));
+    apply(cluster, &job("later", &json!({"suspend": true}), "true"));
+    cluster.k(&["wait", "--for=condition=Suspended", "job/later", "--timeout", "30s"]);
+    assert!(cluster.get(&["pods", "-l", "batch.kubernetes.io/job-name=later"])["items"][0].is_null());
+    cluster.k(&["patch", "job", "later", "-p", r#"{"spec": {"suspend": false}}"#]);
+    for (name, ended, reason) in [
+        ("broken", "Failed", "PodFailurePolicy"),
+        ("each", "Failed", "FailedIndexes"),
+        ("leader", "Complete", "SuccessPolicy"),
+        ("later", "Complete", "CompletionsReached"),
+    ] {
+        cluster.k(&["wait", &format!("--for=condition={ended}"), &format!("job/{name}"), "--timeout", "30s"]);
+        let status = cluster.get(&["job", name])["status"].clone();
+        let conditions = status["conditions"].as_array().unwrap().clone();
+        assert!(conditions.iter().any(|one| one["type"] == ended && one["reason"] == reason), "{name}: {status}");
+    }
+    let status = cluster.get(&["job", "each"])["status"].clone();
+    assert_eq!((&status["completedIndexes"], &status["failedIndexes"]), (&json!("0,2"), &json!("1")), "{status}");
+    an_eviction_is_not_the_jobs_fault(cluster, job);
+}
+
+fn an_eviction_is_not_the_jobs_fault(cluster: &Cluster, job: &dyn Fn(&str, &Value, &str) -> Value) {
+    let policy = json!({"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]});
+    apply(cluster, &job("spared", &json!({"backoffLimit": 0, "podFailurePolicy": policy}), "sleep 1000"));
+    let pods = || cluster.get(&["pods", "-l", "batch.kubernetes.io/job-name=spared"])["items"].clone();
+    cluster.wait("its pod runs", || is_ready(&pods()[0]));
+    let first = pods()[0]["metadata"].clone();
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction",
+        "metadata": {"name": first["name"], "namespace": "default"}});
+    let file = cluster.dir().join("eviction.json");
+    std::fs::write(&file, eviction.to_string()).unwrap();
+    let path = format!("/api/v1/namespaces/default/pods/{}/eviction", first["name"].as_str().unwrap());
+    cluster.k(&["create", "--raw", &path, "-f", &file.display().to_string()]);
+    cluster.wait("another runs in its place", || {
+        let now = pods();
+        now.as_array().is_some_and(|all| all.len() == 1)
+            && now[0]["metadata"]["uid"] != first["uid"]
+            && is_ready(&now[0])
+    });
+    let status = cluster.get(&["job", "spared"])["status"].clone();
+    assert!(status["failed"].is_null() && status["conditions"].is_null(), "{status}");
+    cluster.k(&["delete", "job", "spared"]);
 }
 
 #[test]
@@ -138,24 +197,34 @@ fn a_drain_honours_the_budget() {
 }
 
 /// Each pod writes its uid and the time into a file of its own name, on a directory that all nodes have, fifty times a
-/// second. From that it can be told who ran when.
+/// second. From that it can be told who ran when. And when it starts it writes its uid into its own volume, where its
+/// successors find it.
 #[test]
 fn a_stateful_pod_of_a_lost_node_runs_elsewhere_within_five_seconds_and_never_twice() {
     let cluster = Cluster::up(&[]);
     let ledger = tempfile::Builder::new().prefix("mainstay-ledger-").tempdir().unwrap();
-    let write = "while :; do echo \"$UID_OF_POD $(date +%s%N)\" >> /ledger/$HOSTNAME; sleep 0.02; done";
+    let write = "echo $UID_OF_POD >> /data/history; while :; do echo \"$UID_OF_POD $(date +%s%N)\" >> /ledger/$HOSTNAME; sleep 0.02; done";
     let mut template = pod_template("db", &["sh", "-c", write]);
     let container = &mut template["spec"]["containers"][0];
     container["env"] = json!([{"name": "UID_OF_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}]);
-    container["volumeMounts"] = json!([{"name": "ledger", "mountPath": "/ledger"}]);
+    container["volumeMounts"] =
+        json!([{"name": "ledger", "mountPath": "/ledger"}, {"name": "data", "mountPath": "/data"}]);
     template["spec"]["volumes"] = json!([{"name": "ledger", "hostPath": {"path": ledger.path()}}]);
-    apply(&cluster, &workload("StatefulSet", "db", &json!({"replicas": 3, "serviceName": "db", "template": template})));
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "storageClassName": "shared", "resources": {"requests": {"storage": "1Mi"}}}});
+    let spec = json!({"replicas": 3, "serviceName": "db", "template": template, "volumeClaimTemplates": [claim]});
+    apply(&cluster, &workload("StatefulSet", "db", &spec));
     cluster.k(&["rollout", "status", "sts/db", "--timeout", "30s"]);
-    for fault in ["isolate", "kill", "pause"] {
+    let volume = cluster.get(&["pvc", "data-db-1"])["spec"]["volumeName"].clone();
+    for fault in ["isolate", "kill", "pause", "deafen"] {
         let pod = cluster.get(&["pod", "db-1"]);
         let node = pod["spec"]["nodeName"].as_str().unwrap().to_owned();
         let since = Instant::now();
-        cluster.ok(&["fault", fault, &format!("node/{node}")]);
+        if fault == "deafen" {
+            deafen(&cluster, &node, true);
+        } else {
+            cluster.ok(&["fault", fault, &format!("node/{node}")]);
+        }
         cluster.wait("another db-1 is ready", || {
             let now = cluster.get(&["pod", "db-1"]);
             now["metadata"]["uid"] != pod["metadata"]["uid"] && is_ready(&now)
@@ -163,7 +232,15 @@ fn a_stateful_pod_of_a_lost_node_runs_elsewhere_within_five_seconds_and_never_tw
         let took = since.elapsed();
         println!("{fault}: elsewhere and ready after {} ms", took.as_millis());
         assert!(took < Duration::from_secs(5), "{fault}: {took:?}");
-        cluster.ok(&["fault", "heal", &format!("node/{node}")]);
+        let history = cluster.k(&["exec", "db-1", "--", "cat", "/data/history"]);
+        let before = pod["metadata"]["uid"].as_str().unwrap();
+        assert!(history.lines().rev().nth(1) == Some(before), "{fault}: not the data of {before}: {history}");
+        assert_eq!(cluster.get(&["pvc", "data-db-1"])["spec"]["volumeName"], volume);
+        if fault == "deafen" {
+            deafen(&cluster, &node, false);
+        } else {
+            cluster.ok(&["fault", "heal", &format!("node/{node}")]);
+        }
         cluster.wait("the node is back", || {
             let node = cluster.get(&["node", &node]);
             is_ready(&node) && node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
@@ -177,6 +254,16 @@ fn a_stateful_pod_of_a_lost_node_runs_elsewhere_within_five_seconds_and_never_tw
             assert!(late <= allowed, "{fault}: db-{ordinal} wrote {late} times after its successor had begun");
         }
     }
+}
+
+/// What is sent to a node does not arrive there any more, or again; what it sends does.
+fn deafen(cluster: &Cluster, node: &str, is_deaf: bool) {
+    let rules = "add table inet deaf; add chain inet deaf in { type filter hook input priority -300; policy drop; }";
+    let rules = if is_deaf { rules } else { "delete table inet deaf" };
+    let status = std::process::Command::new("nsenter")
+        .args(["--net", "--target", &cluster.pid(node).to_string(), "nft", rules])
+        .status();
+    assert!(status.unwrap().success(), "nft in the namespace of {node}");
 }
 
 /// Lines that a pod wrote after its successor had begun to.
