@@ -3,7 +3,8 @@
 //! # Flow
 //! release build → the core alone over 5,000 nodes and 10,000 pods, plain and with zone spread and host anti-affinity → the
 //! whole control plane with as many hollow nodes: ten Deployments of a thousand pods each; the clock runs from `kubectl
-//! apply` until every pod is Ready, so that it counts controllers, scheduler, API and store.
+//! apply` until every pod is Ready, so that it counts controllers, scheduler, API and store; and what the server holds in memory
+//! before and after.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::memory;
 use super::report::{Row, publish};
 use crate::process::{Failure, Outcome, at, cargo, run as run_command};
 use crate::workspace::Workspace;
@@ -60,7 +62,7 @@ pub(crate) fn run(args: &SchedulerArgs) -> Outcome {
         // Whatever happened, nothing stays behind.
         let down = run_command(Command::new(&binary).arg("down").arg("--data-dir").arg(&data));
         let _ = fs::remove_dir_all(&data);
-        rows.push(Row::plain("through the API, apply to all Ready", measured?, "pods/s"));
+        rows.extend(measured?);
         down?;
     }
     publish(&workspace.target, "scheduler", &rows)
@@ -80,8 +82,8 @@ fn core() -> Outcome<Vec<Row>> {
     ])
 }
 
-/// Pods a second through the whole control plane.
-fn whole(args: &SchedulerArgs, binary: &Path, data: &Path) -> Outcome<f64> {
+/// Pods a second through the whole control plane, and the server's memory.
+fn whole(args: &SchedulerArgs, binary: &Path, data: &Path) -> Outcome<Vec<Row>> {
     fs::create_dir_all(data).map_err(at(data))?;
     let mut up = Command::new(binary);
     up.arg("up").args(["--nodes", "1", "--detach", "-q", "--api", &args.api]).arg("--data-dir").arg(data);
@@ -107,6 +109,11 @@ fn whole(args: &SchedulerArgs, binary: &Path, data: &Path) -> Outcome<f64> {
     };
     let nodes = || shown(&["get", "nodes", "-o", "name"]).lines().count();
     wait("the hollow nodes are there", &|| nodes() > args.hollow_nodes)?;
+    let server = || {
+        let pid = fs::read_to_string(data.join("run/server.pid")).ok()?.trim().parse().ok()?;
+        memory::resident_mb(pid)
+    };
+    let before = server().unwrap_or(0.0);
     let each = args.pods / DEPLOYMENTS;
     let items: Vec<Value> = (0..DEPLOYMENTS).map(|index| deployment(index, each)).collect();
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
@@ -126,7 +133,12 @@ fn whole(args: &SchedulerArgs, binary: &Path, data: &Path) -> Outcome<f64> {
         counts.split_whitespace().filter_map(|count| count.parse::<usize>().ok()).sum::<usize>()
     };
     wait("every pod is Ready", &|| ready() >= each * DEPLOYMENTS)?;
-    Ok((each * DEPLOYMENTS) as f64 / began.elapsed().as_secs_f64())
+    let rate = (each * DEPLOYMENTS) as f64 / began.elapsed().as_secs_f64();
+    Ok(vec![
+        Row::plain("through the API, apply to all Ready", rate, "pods/s"),
+        Row::plain("server, resident, with the nodes", before, "MB"),
+        Row::plain("server, resident, with nodes and pods", server().unwrap_or(0.0), "MB"),
+    ])
 }
 
 fn deployment(index: usize, replicas: usize) -> Value {
