@@ -6,7 +6,8 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -112,7 +113,7 @@ macro_rules! caches {
                 }
                 match resource.kind.as_str() {
                     $(stringify!($kind) => Some(
-                        self.$field.filter(|object| object.metadata.namespace.as_deref() == Some(namespace)).len(),
+                        self.$field.in_namespace(namespace, |_| true).len(),
                     ),)+
                     _ => None,
                 }
@@ -183,6 +184,8 @@ caches! {
     nodes: Node,
     /// `Service`.
     services: Service,
+    /// `Endpoints`.
+    endpoints: Endpoints,
     /// `EndpointSlice`.
     endpoint_slices: EndpointSlice,
     /// `Namespace`.

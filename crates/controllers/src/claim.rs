@@ -60,13 +60,9 @@ pub(crate) fn with_owners<K: Kind>(object: &K, owners: &[OwnerReference]) -> Act
 
 /// Objects of the owner's namespace that it owns or could adopt, by name.
 pub(crate) fn candidates<O: Kind, K: Kind>(cache: &Cache<K>, owner: &O, selector: &LabelSelector) -> Vec<Arc<K>> {
-    let mut found = cache.filter(|object| {
-        namespace(object) == namespace(owner)
-            && match controller_of(object) {
-                Some(current) => current.uid == uid(owner),
-                None => selects(selector, object.meta().labels.as_ref()),
-            }
-    });
+    let mut found = cache.controlled_by(namespace(owner), uid(owner));
+    let free = cache.controlled_by(namespace(owner), "").into_iter();
+    found.extend(free.filter(|object| selects(selector, object.meta().labels.as_ref())));
     found.sort_by(|a, b| name(&**a).cmp(name(&**b)));
     found
 }

@@ -24,8 +24,7 @@ use crate::caches::Caches;
 use crate::driver::{Controller, Wiring};
 use crate::job::{finished, has_finished};
 use crate::object::{
-    annotation, controller_of, controller_reference, created, is_controlled_by, is_terminating, name, namespace,
-    reference, time, uid,
+    annotation, controller_of, controller_reference, created, is_terminating, name, namespace, reference, time, uid,
 };
 
 /// The longest time between two looks at the clock.
@@ -253,8 +252,7 @@ impl Controller for CronJobs {
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
         let Some(cron) = caches.cron_jobs.get_key(key) else { return Plan::nothing("it is gone") };
-        let mut jobs = caches.jobs.filter(|job| namespace(job) == key.namespace && is_controlled_by(job, uid(&*cron)));
-        jobs.sort_by_cached_key(|job| name(&**job).to_owned());
+        let jobs = caches.jobs.controlled_by(&key.namespace, uid(&*cron));
         reconcile(&View { cron, jobs }, attempt, now.wall)
     }
 }

@@ -16,7 +16,7 @@ use crate::action::{Action, Attempt, Now, Object, Plan};
 use crate::caches::Caches;
 use crate::deployment::number;
 use crate::driver::{Controller, Wiring};
-use crate::object::{controller_of, is_active, is_ready, is_terminating, name, namespace, selector, selects, time};
+use crate::object::{controller_of, is_active, is_ready, is_terminating, name, selector, selects, time};
 
 /// How long a granted eviction counts although its pod is still there.
 const DISRUPTION_MAX: SignedDuration = SignedDuration::from_mins(2);
@@ -104,20 +104,22 @@ impl Controller for DisruptionBudgets {
         wiring.on(&caches.disruption_budgets, |change, _| vec![change.key.clone()]);
         wiring.on(&caches.pods, |change, caches| {
             let guards = |budget: &PodDisruptionBudget| {
-                namespace(budget) == change.key.namespace && {
-                    let chosen = selector(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
-                    change.versions().any(|pod| selects(&chosen, pod.metadata.labels.as_ref()))
-                }
+                let chosen = selector(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
+                change.versions().any(|pod| selects(&chosen, pod.metadata.labels.as_ref()))
             };
-            caches.disruption_budgets.filter(guards).iter().map(|budget| ObjectKey::of(&**budget)).collect()
+            caches
+                .disruption_budgets
+                .in_namespace(&change.key.namespace, guards)
+                .iter()
+                .map(|budget| ObjectKey::of(&**budget))
+                .collect()
         });
     }
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let Some(budget) = caches.disruption_budgets.get_key(key) else { return Plan::nothing("it is gone") };
         let chosen = selector(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
-        let pods =
-            caches.pods.filter(|pod| namespace(pod) == key.namespace && selects(&chosen, pod.metadata.labels.as_ref()));
+        let pods = caches.pods.in_namespace(&key.namespace, |pod| selects(&chosen, pod.metadata.labels.as_ref()));
         let mut scales = BTreeMap::new();
         for owner in pods.iter().filter_map(|pod| controller_of(&**pod)) {
             let (space, name) = (key.namespace.as_str(), owner.name.as_str());

@@ -33,10 +33,10 @@ use crate::object::{
 
 /// Endpoints in one slice.
 const ENDPOINTS_MAX: usize = 100;
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// What one look needs to see.
@@ -53,7 +53,7 @@ pub(crate) struct View {
 }
 
 /// Ports in an order that compares.
-type Ports = Vec<(String, String, i32, Option<String>)>;
+pub(crate) type Ports = Vec<(String, String, i32, Option<String>)>;
 
 /// Decides about one Service.
 pub(crate) fn reconcile(view: &View) -> Plan {
@@ -141,7 +141,7 @@ fn slice(service: &Service, ports: &Ports, endpoints: Vec<Endpoint>) -> Endpoint
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(SERVICE_LABEL.to_owned(), name(service).to_owned());
     labels.insert(MANAGER_LABEL.to_owned(), MANAGER.to_owned());
-    if service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+    if is_headless(service) {
         labels.insert(HEADLESS_LABEL.to_owned(), String::new());
     }
     let ports = ports.iter().map(|(name, protocol, port, app_protocol)| EndpointPort {
@@ -168,9 +168,8 @@ fn slice(service: &Service, ports: &Ports, endpoints: Vec<Endpoint>) -> Endpoint
 fn endpoint(service: &Service, pod: &Pod, zones: &BTreeMap<String, String>) -> Option<Endpoint> {
     let address = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;
     let spec = pod.spec.as_ref()?;
-    let always = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
+    let always = publishes_all(service);
     let (serving, terminating) = (is_ready(pod), is_terminating(pod));
-    let named = spec.hostname.clone().filter(|_| spec.subdomain.as_deref() == Some(name(service)));
     Some(Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
@@ -178,7 +177,7 @@ fn endpoint(service: &Service, pod: &Pod, zones: &BTreeMap<String, String>) -> O
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: named,
+        hostname: hostname(service, pod),
         node_name: spec.node_name.clone(),
         zone: zones.get(node_of(pod)).cloned(),
         target_ref: Some(k8s_openapi::api::core::v1::ObjectReference { api_version: None, ..reference(pod) }),
@@ -186,8 +185,38 @@ fn endpoint(service: &Service, pod: &Pod, zones: &BTreeMap<String, String>) -> O
     })
 }
 
+/// The name under which the pod is found below that of the Service, if it has one.
+pub(crate) fn hostname(service: &Service, pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    spec.hostname.clone().filter(|_| spec.subdomain.as_deref() == Some(name(service)))
+}
+
+/// Whether the Service has no address of its own.
+pub(crate) fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+}
+
+/// Whether pods that are not ready count like those that are.
+pub(crate) fn publishes_all(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false)
+}
+
+/// The pods that a Service's selector chooses.
+pub(crate) fn pods_of(caches: &Caches, service: &Service, selector: &Labels) -> Vec<Arc<Pod>> {
+    caches.pods.in_namespace(namespace(service), |pod| chooses(selector, pod.metadata.labels.as_ref()))
+}
+
+/// The Services that a pod is, or was, behind.
+pub(crate) fn services_of(change: &Change<Pod>, caches: &Caches) -> Vec<ObjectKey> {
+    let own = |service: &Service| {
+        selector_of(service)
+            .is_some_and(|selector| change.versions().any(|pod| chooses(selector, pod.metadata.labels.as_ref())))
+    };
+    caches.services.in_namespace(&change.key.namespace, own).iter().map(|service| ObjectKey::of(&**service)).collect()
+}
+
 /// The service's ports as this pod has them; a named target port that the pod does not have is left out.
-fn ports(service: &Service, pod: &Pod) -> Ports {
+pub(crate) fn ports(service: &Service, pod: &Pod) -> Ports {
     let all = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let mut ports: Ports = all
         .filter_map(|port| {
@@ -232,12 +261,12 @@ fn ports_of(slice: &EndpointSlice) -> Ports {
 }
 
 /// The selector of a Service whose endpoints are this controller's business.
-fn selector_of(service: &Service) -> Option<&Labels> {
+pub(crate) fn selector_of(service: &Service) -> Option<&Labels> {
     let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
     spec.selector.as_ref().filter(|selector| !selector.is_empty())
 }
 
-fn chooses(selector: &Labels, labels: Option<&Labels>) -> bool {
+pub(crate) fn chooses(selector: &Labels, labels: Option<&Labels>) -> bool {
     labels.is_some_and(|labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
 }
 
@@ -268,15 +297,7 @@ impl Controller for EndpointSlices {
     fn wire(&self, wiring: &mut Wiring<ObjectKey>) {
         let caches = wiring.caches.clone();
         wiring.on(&caches.services, |change, _| vec![change.key.clone()]);
-        wiring.on(&caches.pods, |change, caches| {
-            let own = |service: &Service| {
-                namespace(service) == change.key.namespace
-                    && selector_of(service).is_some_and(|selector| {
-                        change.versions().any(|pod| chooses(selector, pod.metadata.labels.as_ref()))
-                    })
-            };
-            caches.services.filter(own).iter().map(|service| ObjectKey::of(&**service)).collect()
-        });
+        wiring.on(&caches.pods, services_of);
         wiring.on(&caches.endpoint_slices, |change, _| {
             let named = change.versions().filter_map(|slice| slice.metadata.labels.as_ref()?.get(SERVICE_LABEL));
             named.map(|service| ObjectKey::new(&change.key.namespace, service)).collect()
@@ -295,15 +316,11 @@ impl Controller for EndpointSlices {
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, _: Now) -> Plan {
         let Some(service) = caches.services.get_key(key) else { return Plan::nothing("it is gone") };
         let Some(selector) = selector_of(&service) else { return Plan::nothing("it has no selector") };
-        let pods = caches
-            .pods
-            .filter(|pod| namespace(pod) == key.namespace && chooses(selector, pod.metadata.labels.as_ref()));
-        let slices = caches.endpoint_slices.filter(|slice| {
+        let pods = pods_of(caches, &service, selector);
+        let slices = caches.endpoint_slices.in_namespace(&key.namespace, |slice| {
             let labels = slice.metadata.labels.as_ref();
             let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
-            namespace(slice) == key.namespace
-                && label(SERVICE_LABEL) == Some(key.name.as_str())
-                && label(MANAGER_LABEL) == Some(MANAGER)
+            label(SERVICE_LABEL) == Some(key.name.as_str()) && label(MANAGER_LABEL) == Some(MANAGER)
         });
         let zones = pods.iter().filter_map(|pod| {
             let node = caches.nodes.get("", node_of(pod))?;

@@ -314,6 +314,7 @@ fn is_together(a: &Action, b: &Action) -> bool {
             | (Action::DeleteAll(..), Action::DeleteAll(..))
             | (Action::ReplaceStatus(_), Action::ReplaceStatus(_))
             | (Action::ExpectNone(..), Action::ExpectNone(..))
+            | (Action::ExpectSame(..), Action::ExpectSame(..))
     )
 }
 

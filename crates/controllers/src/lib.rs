@@ -7,8 +7,6 @@
 //!
 //! Guarantees: crash-only — everything a controller knows is in the API or is learnt again; a controller sees its own
 //! writes; a conflict is tried again at once with the fresh object, other failures after 5 ms to 30 s.
-//!
-//! Deliberately absent: informer indices.
 
 pub mod action;
 mod autoscaler;
@@ -22,7 +20,9 @@ mod deployment;
 mod disruption_budget;
 mod driver;
 mod endpoint_hints;
+mod endpoint_mirror;
 mod endpoint_slice;
+mod endpoints;
 mod execute;
 mod garbage;
 mod job;
@@ -76,11 +76,13 @@ async fn work(client: Client, settings: Settings) {
     starter.start(deployment::Deployments);
     starter.start(replica_set::ReplicaSets);
     starter.start(stateful_set::StatefulSets);
-    starter.start(daemon_set::DaemonSets);
+    starter.start(daemon_set::DaemonSets::default());
     starter.start(job::Jobs);
     starter.start(cron_job::CronJobs);
     starter.start(ttl::TtlAfterFinished);
     starter.start(endpoint_slice::EndpointSlices);
+    starter.start(endpoints::EndpointsOfServices);
+    starter.start(endpoint_mirror::EndpointMirror);
     starter.start(namespace::Namespaces);
     starter.start(service_account::ServiceAccounts);
     if let Some(certificate) = settings.root_ca {

@@ -46,11 +46,6 @@ pub(crate) fn controller_of<K: Kind>(object: &K) -> Option<&apis::OwnerReference
     object.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-/// Whether `owner` is the object's controller.
-pub(crate) fn is_controlled_by<K: Kind>(object: &K, owner_uid: &str) -> bool {
-    controller_of(object).is_some_and(|owner| owner.uid == owner_uid)
-}
-
 /// The reference that makes `owner` the controller of an object.
 pub(crate) fn controller_reference<K: Kind>(owner: &K) -> apis::OwnerReference {
     apis::OwnerReference {
@@ -101,6 +96,24 @@ pub(crate) fn selects(selector: &LabelSelector, labels: Option<&Labels>) -> bool
 /// A condition of a pod.
 pub(crate) fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+/// The pod with the condition by which its owner can tell that its end was not its own fault.
+///
+/// Source: <https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions>.
+pub(crate) fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Pod {
+    let mut pod = pod.clone();
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(time(now)),
+        ..PodCondition::default()
+    });
+    pod
 }
 
 /// Whether the pod's `Ready` condition is true.

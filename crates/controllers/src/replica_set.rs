@@ -23,8 +23,8 @@ use crate::caches::Caches;
 use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
-    controller_of, controller_reference, created, is_active, is_controlled_by, is_ready, is_terminating, name,
-    namespace, node_of, phase, pod_condition, selector, time, uid, until_available,
+    controller_of, controller_reference, created, is_active, is_ready, is_terminating, name, namespace, node_of, phase,
+    pod_condition, selector, time, uid, until_available,
 };
 
 /// Pods created or deleted in one go; the next look continues.
@@ -190,7 +190,10 @@ impl Controller for ReplicaSets {
     fn plan(&self, caches: &Caches, key: &ObjectKey, attempt: &Attempt, now: Now) -> Plan {
         let Some(set) = caches.replica_sets.get_key(key) else { return Plan::nothing("it is gone") };
         let pods = candidates(&caches.pods, &*set, &selector(Some(&set.spec.selector)));
-        let crowd = crowd(caches, &set, &pods);
+        // Only who has too many asks who is crowded.
+        let active = pods.iter().filter(|pod| is_active(pod)).count();
+        let has_surplus = active > usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let crowd = if has_surplus { crowd(caches, &set, &pods) } else { HashMap::new() };
         reconcile(&View { set, pods, crowd }, attempt, now.wall)
     }
 }
@@ -201,14 +204,9 @@ fn crowd(caches: &Caches, set: &ReplicaSet, own: &[Arc<Pod>]) -> HashMap<String,
     let mut count = |pod: &Pod| *crowd.entry(node_of(pod).to_owned()).or_insert(0) += 1;
     match controller_of(set) {
         Some(owner) => {
-            let siblings = caches.replica_sets.filter(|other| is_controlled_by(other, &owner.uid));
-            let uids: Vec<&str> = siblings.iter().map(|sibling| uid(&**sibling)).collect();
-            let pods = caches
-                .pods
-                .filter(|pod| is_active(pod) && controller_of(pod).is_some_and(|o| uids.contains(&o.uid.as_str())));
-            for pod in &pods {
-                count(pod);
-            }
+            let siblings = caches.replica_sets.controlled_by(namespace(set), &owner.uid);
+            let pods = siblings.iter().flat_map(|sibling| caches.pods.controlled_by(namespace(set), uid(&**sibling)));
+            pods.filter(|pod| is_active(pod)).for_each(|pod| count(&pod));
         }
         None => own.iter().filter(|pod| is_active(pod)).for_each(|pod| count(pod)),
     }

@@ -245,9 +245,9 @@ impl Controller for ResourceQuotas {
         }
         let view = View {
             quota,
-            pods: caches.pods.filter(|pod| namespace(pod) == space),
-            services: caches.services.filter(|service| namespace(service) == space),
-            claims: caches.claims.filter(|claim| namespace(claim) == space),
+            pods: caches.pods.in_namespace(space, |_| true),
+            services: caches.services.in_namespace(space, |_| true),
+            claims: caches.claims.in_namespace(space, |_| true),
             counts,
         };
         reconcile(&view, at_rest)

@@ -32,7 +32,7 @@ use self::replicas::Tolerance;
 use crate::action::{Action, Attempt, Note, Now, Object, Plan};
 use crate::caches::Caches;
 use crate::driver::{Controller, Wiring};
-use crate::object::{is_terminating, namespace, reference, selects, time};
+use crate::object::{is_terminating, reference, selects, time};
 
 /// How often targets are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -269,7 +269,7 @@ impl Controller for Autoscalers {
         let Some(observed) = memory.observed.take() else { return Plan::nothing("nothing new was measured") };
         let chosen = observed.scale.as_ref().ok().and_then(|scale| LabelSelector::parse(&scale.selector).ok());
         let pods = chosen.map_or_else(Vec::new, |chosen| {
-            caches.pods.filter(|pod| namespace(pod) == key.namespace && selects(&chosen, pod.metadata.labels.as_ref()))
+            caches.pods.in_namespace(&key.namespace, |pod| selects(&chosen, pod.metadata.labels.as_ref()))
         });
         reconcile(&View { autoscaler, observed, pods }, &mut memory.history, now)
     }

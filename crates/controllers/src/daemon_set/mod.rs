@@ -9,10 +9,11 @@
 //!
 //! Source: <https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/>.
 
+mod failures;
 mod update;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,11 +28,12 @@ use crate::caches::Caches;
 use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
-    controller_reference, created, is_finished, is_ready, is_terminating, name, namespace, node_of, reference,
-    selector, until_available,
+    controller_reference, created, is_finished, is_ready, is_terminating, name, namespace, node_of, phase, reference,
+    selector, uid, until_available,
 };
 use crate::placement::{is_repelled, is_wanted_on};
 use crate::revisions::{HASH_LABEL, History, Present, hash_of};
+use failures::Failures;
 
 /// Pods created or deleted in one go; the next look continues.
 const BURST_MAX: usize = 250;
@@ -54,6 +56,8 @@ pub(crate) struct View {
     pub(crate) pods: Vec<Arc<Pod>>,
     /// ControllerRevisions that it owns or could own.
     pub(crate) revisions: Vec<Arc<ControllerRevision>>,
+    /// Nodes on which the successor of a failed pod has to wait, and how long.
+    pub(crate) held: BTreeMap<String, Duration>,
 }
 
 /// A node with the set's pods on it.
@@ -90,7 +94,7 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
         }
     };
     let places = places(set, &view.nodes, &pods);
-    place(set, &places, &pods, &present, &mut plan);
+    place(view, &places, &pods, &present, &mut plan);
     update::roll(set, &places, hash_of(&present), now, &mut plan);
     let status = status(set, &places, hash_of(&present), now, &mut plan);
     if set.status.as_ref() != Some(&status) {
@@ -154,16 +158,21 @@ fn target_of(pod: &Pod) -> Option<&str> {
 }
 
 /// Creates what is missing and deletes what is too much.
-fn place(set: &DaemonSet, places: &[Place<'_>], pods: &[Arc<Pod>], present: &ControllerRevision, plan: &mut Plan) {
-    // A pod that has failed makes way for the next; its node keeps the back-off.
+fn place(view: &View, places: &[Place<'_>], pods: &[Arc<Pod>], present: &ControllerRevision, plan: &mut Plan) {
+    let set = view.set.as_ref();
+    // A pod that has ended makes way for the next.
     for pod in pods.iter().filter(|pod| is_finished(pod) && !is_terminating(&***pod)) {
-        let message = format!(
-            "Found failed daemon pod {}/{} on node {}, will try to kill it",
-            namespace(set),
-            name(&**pod),
-            node_of(pod)
-        );
-        plan.push(Action::Note(Note { regarding: reference(set), warning: true, reason: "FailedDaemonPod", message }));
+        if let Some(left) = view.held.get(node_of(pod)).filter(|_| phase(pod) == "Failed") {
+            plan.look_again(*left);
+            continue;
+        }
+        let who = format!("{}/{} on node {}", namespace(set), name(&**pod), node_of(pod));
+        let (warning, reason, message) = if phase(pod) == "Failed" {
+            (true, "FailedDaemonPod", format!("Found failed daemon pod {who}, will try to kill it"))
+        } else {
+            (false, "SucceededDaemonPod", format!("Found succeeded daemon pod {who}, will try to delete it"))
+        };
+        plan.push(Action::Note(Note { regarding: reference(set), warning, reason, message }));
         plan.push(Action::delete(Target::of(&**pod)));
     }
     let known: Vec<&str> = places.iter().map(|place| name(place.node)).collect();
@@ -179,7 +188,7 @@ fn place(set: &DaemonSet, places: &[Place<'_>], pods: &[Arc<Pod>], present: &Con
         if !place.may_stay {
             plan.actions.extend(staying().map(|pod| Action::delete(Target::of(&**pod))));
         } else if place.wanted && place.pods.is_empty() {
-            missing.push(place.node);
+            missing.extend(Some(place.node).filter(|node| !view.held.contains_key(name(*node))));
         } else if update::surge(set, places.len()) == 0 {
             // Two on one node: the one that was there first stays.
             plan.actions.extend(staying().skip(1).map(|pod| Action::delete(Target::of(&**pod))));
@@ -279,7 +288,24 @@ fn with_status(set: &DaemonSet, status: DaemonSetStatus) -> Action {
 }
 
 /// The controller of DaemonSets.
-pub(crate) struct DaemonSets;
+#[derive(Default)]
+pub(crate) struct DaemonSets {
+    failures: Mutex<Failures>,
+}
+
+impl DaemonSets {
+    /// Where the successors of failed pods have to wait.
+    fn held(&self, set: &DaemonSet, pods: &[Arc<Pod>], now: Duration) -> BTreeMap<String, Duration> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = pods.iter().filter(|pod| phase(pod) == "Failed" && !is_terminating(&***pod));
+        let nodes: BTreeSet<&str> = failed.map(|pod| node_of(pod)).collect();
+        let wait = |node: &str| {
+            let place = (uid(set).to_owned(), set.metadata.generation.unwrap_or(0), node.to_owned());
+            (node.to_owned(), failures.wait(&place, now))
+        };
+        nodes.into_iter().map(wait).filter(|(_, left)| !left.is_zero()).collect()
+    }
+}
 
 impl Controller for DaemonSets {
     type Key = ObjectKey;
@@ -308,6 +334,7 @@ impl Controller for DaemonSets {
         let chosen = selector(Some(&set.spec.selector));
         let pods = candidates(&caches.pods, &*set, &chosen);
         let revisions = candidates(&caches.revisions, &*set, &chosen);
-        reconcile(&View { set, nodes: caches.nodes.list(), pods, revisions }, now.wall)
+        let held = self.held(&set, &pods, now.monotonic);
+        reconcile(&View { set, nodes: caches.nodes.list(), pods, revisions, held }, now.wall)
     }
 }

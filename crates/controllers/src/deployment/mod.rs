@@ -261,8 +261,7 @@ impl Controller for Deployments {
         let sets = candidates(&caches.replica_sets, &*deployment, &selector(Some(&deployment.spec.selector)));
         let namesake = caches.replica_sets.get(&key.namespace, &set_name(&deployment, &hash(&deployment)));
         let pods = if is_recreate(&deployment) {
-            let uids: Vec<&str> = sets.iter().map(|set| uid(&**set)).collect();
-            caches.pods.filter(|pod| controller_of(pod).is_some_and(|owner| uids.contains(&owner.uid.as_str())))
+            sets.iter().flat_map(|set| caches.pods.controlled_by(&key.namespace, uid(&**set))).collect()
         } else {
             Vec::new()
         };

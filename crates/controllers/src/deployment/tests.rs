@@ -304,6 +304,6 @@ fn orphans_are_adopted() {
     let pods = play.pods();
     play.settle(|_| {});
     assert_eq!(play.sets().len(), 1);
-    assert!(crate::object::is_controlled_by(&*play.sets()[0], uid(&*play.deployment())));
+    assert!(controller_of(&*play.sets()[0]).is_some_and(|owner| owner.uid == uid(&*play.deployment())));
     assert_eq!(play.pods().len(), pods.len());
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::{Job, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
+use mainstay_informer::Kind;
 use serde_json::json;
 
 use super::failure_policy::{Verdict, judge};
@@ -41,6 +42,8 @@ pub(super) struct Count {
     pub(super) failed_indexes: Indexes,
     /// Uids of pods whose finalizer may go once the status is written.
     free: BTreeSet<String>,
+    /// Uids that the status has not known before: whoever looked too late would count them twice.
+    fresh: BTreeSet<String>,
     /// Set by a rule of the failure policy: why the Job has failed.
     pub(super) fails_job: Option<String>,
 }
@@ -151,6 +154,7 @@ impl Count {
     fn record(&mut self, pod: &Pod, end: End) {
         let list = if end == End::Succeeded { &mut self.uncounted.0 } else { &mut self.uncounted.1 };
         list.insert(uid(pod).to_owned());
+        self.fresh.insert(uid(pod).to_owned());
         self.free.insert(uid(pod).to_owned());
     }
 
@@ -175,6 +179,13 @@ impl Count {
         self.uncounted.0.is_empty() && self.uncounted.1.is_empty()
     }
 
+    /// What must hold for the results to be recorded: their pods are as they were seen. One whose finalizer is off has been
+    /// counted already, by an earlier look or by another process.
+    pub(super) fn expectations<'a>(&'a self, all: &'a [Arc<Pod>]) -> impl Iterator<Item = Action> + 'a {
+        let fresh = all.iter().filter(|pod| self.fresh.contains(uid(&***pod)));
+        fresh.map(|pod| same(&**pod))
+    }
+
     /// Takes the finalizers away, to follow the write of the status.
     pub(super) fn release<'a>(&'a self, all: &'a [Arc<Pod>], finishing: bool) -> impl Iterator<Item = Action> + 'a {
         let ready = all.iter().filter(|pod| pods::is_tracked(pod));
@@ -186,6 +197,11 @@ impl Count {
     fn is_recorded(&self, pod: &Pod) -> bool {
         self.uncounted.0.contains(uid(pod)) || self.uncounted.1.contains(uid(pod))
     }
+}
+
+/// The rest is done only if the object is as it was seen.
+pub(super) fn same<K: Kind>(object: &K) -> Action {
+    Action::ExpectSame(Target::of(object), object.meta().resource_version.clone().unwrap_or_default())
 }
 
 /// Lets a pod go that a Job need not count (any more).

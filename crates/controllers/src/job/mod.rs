@@ -5,7 +5,8 @@
 //! `Complete` or `Failed` when the last pod has ended.
 //!
 //! Guarantees: every pod carries a finalizer from its creation until its result is in the status, so a pod deleted by
-//! anyone still counts, once; a Job that has ended is not touched again.
+//! anyone still counts, once; a Job that has ended is not touched again; results are recorded and pods started only by who
+//! has seen the newest version of the Job, and of the pods that are counted.
 //!
 //! Deliberately absent: Jobs with `spec.managedBy` another are left alone.
 //!
@@ -35,7 +36,7 @@ use crate::caches::Caches;
 use crate::claim::{candidates, claim, concerned};
 use crate::driver::{Controller, Wiring};
 use crate::object::{
-    controller_of, is_active, is_finished, is_ready, is_terminating, name, namespace, reference, selector, time, uid,
+    controller_of, is_active, is_finished, is_ready, is_terminating, name, reference, selector, time, uid,
 };
 use crate::replica_set::rank;
 
@@ -87,11 +88,17 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
     if let Some(left) = verdict::until_deadline(job, now).filter(|_| verdict.is_none()) {
         work.look_again(left.max(Duration::from_millis(10)));
     }
-    if job.status.as_ref() != Some(&status) {
+    plan.actions.extend(count.expectations(&pods));
+    let is_written = job.status.as_ref() != Some(&status);
+    if is_written {
         plan.push(Action::ReplaceStatus(Object::of(&Job { status: Some(status), ..job.clone() })));
     }
     // Only what the status has recorded may go.
     plan.actions.extend(count.release(&pods, verdict.is_some()));
+    // An old view of the Job must not start pods for results that are counted already.
+    if !is_written && work.actions.iter().any(|action| matches!(action, Action::Create(_))) {
+        plan.push(count::same(job));
+    }
     plan.actions.append(&mut work.actions);
     (plan.requeue_after, plan.why) = (work.requeue_after, work.why);
     plan
@@ -293,11 +300,9 @@ impl Controller for Jobs {
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, now: Now) -> Plan {
         let job = caches.jobs.get_key(key);
         // Pods of a Job that is gone, or of an earlier one of its name, wait for nobody.
-        let orphans = caches.pods.filter(|pod| {
+        let orphans = caches.pods.in_namespace(&key.namespace, |pod| {
             let owner = controller_of(pod).filter(|owner| owner.kind == "Job" && owner.name == key.name);
-            namespace(pod) == key.namespace
-                && pods::is_tracked(pod)
-                && owner.is_some_and(|owner| job.as_ref().is_none_or(|job| uid(&**job) != owner.uid))
+            pods::is_tracked(pod) && owner.is_some_and(|owner| job.as_ref().is_none_or(|job| uid(&**job) != owner.uid))
         });
         let released = orphans.iter().map(|pod| count::without_finalizer(pod));
         let mut plan = match job {

@@ -37,7 +37,9 @@ use self::zones::Pace;
 use crate::action::{Action, Attempt, Note, Now, Object, Plan, Propagation, Target};
 use crate::caches::{Caches, LEASE_NAMESPACE};
 use crate::driver::{Clock, Controller, Wiring};
-use crate::object::{annotation, is_finished, is_ready, is_terminating, name, node_of, reference, time, uid};
+use crate::object::{
+    annotation, disrupted, is_finished, is_ready, is_terminating, name, namespace, node_of, reference, time, uid,
+};
 use crate::placement::tolerates;
 use crate::settings::HeartbeatSettings;
 
@@ -48,11 +50,15 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const PACE_INTERVAL: Duration = Duration::from_secs(1);
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
-/// What an agent runs out of, by its condition: taints that keep new pods away.
-const PRESSURES: [(&str, &str); 3] = [
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions whose node takes no new pods while they are true, with their taints.
+///
+/// Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-nodes-by-condition>.
+const TAINTS_OF_CONDITIONS: &[(&str, &str)] = &[
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
 ];
 const NO_SCHEDULE: &str = "NoSchedule";
 const NO_EXECUTE: &str = "NoExecute";
@@ -107,27 +113,35 @@ pub(crate) fn reconcile(view: &View, now: Timestamp) -> Plan {
             return plan;
         }
     }
-    if view.verdict >= Verdict::Suspected {
-        let ready = view.pods.iter().filter(|pod| is_ready(pod) && !is_finished(pod));
-        plan.actions.extend(ready.map(|pod| Action::ReplaceStatus(Object::of(&withdrawn(pod, node, now)))));
-    }
-    for pod in view.pods.iter().filter(|pod| !is_terminating(&***pod) && !is_finished(pod)) {
-        match stay(pod, node, now) {
+    for pod in view.pods.iter().filter(|pod| !is_finished(pod)) {
+        let suspected = view.verdict >= Verdict::Suspected && is_ready(pod);
+        let staying = if is_terminating(&**pod) { Stay::ForGood } else { stay(pod, node, now) };
+        let mut new = if suspected { withdrawn(pod, node, now) } else { Pod::clone(pod) };
+        match staying {
             Stay::ForGood => {}
             Stay::For(left) => plan.look_again(left),
             Stay::Over => {
+                let why = "Taint manager: deleting due to NoExecute taint";
+                new = disrupted(&new, "DeletionByTaintManager", why, now);
                 plan.push(Action::Note(Note {
                     regarding: reference(&**pod),
                     warning: false,
                     reason: "TaintManagerEviction",
-                    message: format!("Marking for deletion Pod {}: node {} is tainted", name(&**pod), name(node)),
+                    message: format!("Marking for deletion Pod {}/{}", namespace(&**pod), name(&**pod)),
                 }));
                 plan.push(Action::delete(Target::of(&**pod)));
             }
         }
+        if new != **pod {
+            plan.push(Action::ReplaceStatus(Object::of(&new)));
+        }
     }
-    // Deletions together, not each after a note.
-    plan.actions.sort_by_key(|action| matches!(action, Action::Delete { .. }));
+    // What is alike goes out together: first what is said of the pods, then their deletion.
+    plan.actions.sort_by_key(|action| match action {
+        Action::Delete { .. } => 2,
+        Action::Note(_) => 1,
+        _ => 0,
+    });
     if view.verdict == Verdict::Dead {
         replace_fenced(view, &mut plan);
     }
@@ -158,8 +172,12 @@ fn replace_fenced(view: &View, plan: &mut Plan) {
     }));
 }
 
+fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
 fn ready_condition(node: &Node) -> Option<&NodeCondition> {
-    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
+    condition(node, "Ready")
 }
 
 /// What the node's conditions say while it is not heard.
@@ -204,13 +222,17 @@ fn taints(view: &View, now: Timestamp) -> Option<Vec<Taint>> {
     let evict = dead && !matches!(view.pace, Pace::Stopped(_));
     // A suspected node stays as it was: it was dead and never came back, or it was not.
     let keep = view.verdict == Verdict::Suspected;
-    let wanted =
-        [(UNREACHABLE, NO_SCHEDULE, dead), (UNREACHABLE, NO_EXECUTE, evict), (NOT_READY, NO_SCHEDULE, not_ready)];
-    let conditions = || view.node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let is_true = |name: &str| conditions().any(|condition| condition.type_ == name && condition.status == "True");
-    let pressures = PRESSURES.map(|(condition, key)| (key, NO_SCHEDULE, is_true(condition)));
+    let said = |type_: &str| condition(&view.node, type_).is_some_and(|condition| condition.status == "True");
+    let cordoned = view.node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    let mut wanted = vec![
+        (UNREACHABLE, NO_SCHEDULE, dead),
+        (UNREACHABLE, NO_EXECUTE, evict),
+        (NOT_READY, NO_SCHEDULE, not_ready),
+        (UNSCHEDULABLE, NO_SCHEDULE, cordoned),
+    ];
+    wanted.extend(TAINTS_OF_CONDITIONS.iter().map(|(type_, key)| (*key, NO_SCHEDULE, said(type_))));
     let mut new = old.clone();
-    for (key, effect, present) in wanted.into_iter().chain(pressures) {
+    for (key, effect, present) in wanted {
         let is = |taint: &Taint| taint.key == key && taint.effect == effect;
         match (present, new.iter().any(is)) {
             (true, false) => new.push(Taint {
@@ -333,8 +355,10 @@ impl Controller for NodeLifecycle {
         });
         let pace = if verdict == Verdict::Dead { self.pace(caches, &judge, &node, now) } else { Pace::Normal };
         drop(judge);
-        let mut pods = caches.pods.filter(|pod| node_of(pod) == key.name);
-        pods.sort_by_cached_key(|pod| ObjectKey::of(&**pod));
+        // A node that is well keeps its pods, whoever they are.
+        let evicts = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|t| t.effect == NO_EXECUTE);
+        let concerns = verdict != Verdict::Alive || evicts;
+        let pods = if concerns { caches.pods.filter(|pod| node_of(pod) == key.name) } else { Vec::new() };
         let mut plan = reconcile(&View { node, verdict, pods, pace: pace.clone(), silence }, now.wall);
         if pace != Pace::Normal {
             plan.look_again(PACE_INTERVAL);

@@ -74,18 +74,21 @@ fn told(mut node: Node, pace: Pace, silent_ms: u64, mut pods: Vec<Arc<Pod>>) -> 
 fn stateful_pods_are_replaced_only_when_their_node_has_stopped_them() {
     let pods = || vec![pod("db-0", "StatefulSet", false), pod("web-1", "ReplicaSet", false)];
     let (done, again) = told(node(&json!({})), Pace::Normal, 2_600, pods());
-    assert_eq!(done, ["taints 2", "delete Pod shop/db-0", "delete Pod shop/web-1"]);
+    let told_why = ["taints 2", "status Pod shop/db-0", "status Pod shop/web-1"];
+    assert_eq!(done[..3], told_why, "their owners can tell that it is not their fault");
+    assert_eq!(done[3..], ["delete Pod shop/db-0", "delete Pod shop/web-1"]);
     assert!(again.is_some_and(|again| again > Duration::from_millis(400)), "{again:?}");
     let (done, _) = told(node(&json!({})), Pace::Normal, 3_200, pods());
     let end = ["expect same Lease kube-node-lease/n", "delete Pod shop/db-0 now"];
-    assert_eq!(done[3..], end, "the other one waits for its node: {done:?}");
+    assert_eq!(done[5..], end, "the other one waits for its node: {done:?}");
 }
 
 #[test]
 fn without_a_promise_nothing_is_taken_by_force() {
     let silent = node(&json!({"metadata": {"annotations": null}}));
     let (done, again) = told(silent, Pace::Normal, 1_000_000, vec![pod("db-0", "StatefulSet", false)]);
-    assert_eq!((done, again), (vec!["taints 2".to_owned(), "delete Pod shop/db-0".to_owned()], None));
+    let all = ["taints 2", "status Pod shop/db-0", "delete Pod shop/db-0"].map(str::to_owned).to_vec();
+    assert_eq!((done, again), (all, None));
 }
 
 #[test]

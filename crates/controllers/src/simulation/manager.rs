@@ -26,13 +26,15 @@ pub(super) struct Manager {
     attempts: HashMap<String, Attempt>,
     started: u64,
     rate: f64,
+    is_new: bool,
     pub(super) down_until: u64,
 }
 
 impl Manager {
     pub(super) fn new(now: u64, rate: f64) -> Self {
         let lifecycle = NodeLifecycle::new(HeartbeatSettings::default(), Clock::start());
-        Self { sight: Sight::default(), lifecycle, attempts: HashMap::new(), started: now, rate, down_until: 0 }
+        let (sight, attempts) = (Sight::default(), HashMap::new());
+        Self { sight, lifecycle, attempts, started: now, rate, is_new: true, down_until: 0 }
     }
 
     /// One moment: it sees what has arrived, judges the nodes, and looks at a few keys.
@@ -40,7 +42,10 @@ impl Manager {
         if now < self.down_until {
             return;
         }
+        // A process that comes up lists everything as it is; only what its watches tell from then on may be late.
+        let lags = if std::mem::take(&mut self.is_new) { std::mem::take(&mut self.sight.lags) } else { HashMap::new() };
         self.sight.catch_up(store, now);
+        self.sight.lags.extend(lags);
         let monotonic = Duration::from_secs_f64((now - self.started) as f64 * self.rate / 1000.0);
         self.lifecycle.judge.lock().unwrap().judge(monotonic, &renewals(&self.sight.caches));
         let now = Now { wall, monotonic };
@@ -75,7 +80,7 @@ impl Manager {
             "replicaset" => crate::replica_set::ReplicaSets.plan(&caches, &key, &attempt, now),
             "statefulset" => crate::stateful_set::StatefulSets.plan(&caches, &key, &attempt, now),
             "job" => crate::job::Jobs.plan(&caches, &key, &attempt, now),
-            "daemonset" => crate::daemon_set::DaemonSets.plan(&caches, &key, &attempt, now),
+            "daemonset" => crate::daemon_set::DaemonSets::default().plan(&caches, &key, &attempt, now),
             "endpoints" => crate::endpoint_slice::EndpointSlices.plan(&caches, &key, &attempt, now),
             "budget" => crate::disruption_budget::DisruptionBudgets.plan(&caches, &key, &attempt, now),
             _ => self.lifecycle.plan(&caches, &key, &attempt, now),

@@ -242,6 +242,9 @@ impl Run {
         let job = self.store.get("Job", &ObjectKey::new("shop", "job")).unwrap();
         let conditions = job["status"]["conditions"].as_array();
         let complete = conditions.into_iter().flatten().any(|condition| condition["type"] == "Complete");
+        let is_success =
+            |pod: &&Value| pod["metadata"]["labels"]["app"] == "job" && pod["status"]["phase"] == "Succeeded";
+        let succeeded = self.store.all("Pod").filter(is_success).count();
         let terminating = self.store.all("Pod").any(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
         let image = if self.rolls_at.is_some() { "v2" } else { "v1" };
         let is_present =
@@ -258,6 +261,7 @@ impl Run {
         ];
         wanted.iter().all(|(kind, name, field, count)| number(kind, name, field) == *count)
             && complete
+            && succeeded == COMPLETIONS as usize
             && !terminating
             && self.store.all("Pod").all(is_present)
             && self.endpoints_are_the_ready_pods()

@@ -323,11 +323,8 @@ impl Controller for StatefulSets {
         let fits = |pod: &Arc<Pod>| controller_of(&**pod).is_some() || identity::ordinal(&set, name(&**pod)).is_some();
         let pods = candidates(&caches.pods, &*set, &chosen).into_iter().filter(fits).collect();
         let revisions = candidates(&caches.revisions, &*set, &chosen);
-        let own = |claim: &PersistentVolumeClaim| {
-            namespace(claim) == key.namespace && identity::is_claim_of(&set, name(claim))
-        };
-        let mut claims = caches.claims.filter(own);
-        claims.sort_by(|a, b| name(&**a).cmp(name(&**b)));
+        let own = |claim: &PersistentVolumeClaim| identity::is_claim_of(&set, name(claim));
+        let claims = caches.claims.in_namespace(&key.namespace, own);
         reconcile(&View { set, pods, revisions, claims }, now.wall)
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::action::{Action, Attempt, Now, Plan, Target};
 use crate::caches::Caches;
 use crate::driver::{Controller, Wiring};
-use crate::object::{is_terminating, name, namespace, node_of};
+use crate::object::{is_terminating, name, node_of};
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
@@ -76,11 +76,8 @@ impl Controller for ClaimProtection {
 
     fn plan(&self, caches: &Caches, key: &ObjectKey, _: &Attempt, _: Now) -> Plan {
         let Some(claim) = caches.claims.get_key(key) else { return Plan::nothing("it is gone") };
-        let pods = if is_terminating(&*claim) {
-            caches.pods.filter(|pod| namespace(pod) == key.namespace)
-        } else {
-            Vec::new()
-        };
+        let pods =
+            if is_terminating(&*claim) { caches.pods.in_namespace(&key.namespace, |_| true) } else { Vec::new() };
         reconcile_claim(&claim, &pods)
     }
 }
