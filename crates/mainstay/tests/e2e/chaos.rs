@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, is_ready};
 
-/// How long everything may take to be well again.
-const RECOVERY: Duration = Duration::from_secs(180);
+/// How long everything may take to be well again: a container that was killed often waits for up to five minutes.
+const RECOVERY: Duration = Duration::from_secs(420);
 /// How much more memory an agent may hold afterwards than one that did the same work in quiet, in KiB.
 const GROWTH_KIB_MAX: u64 = 12 << 10;
 /// Files that an agent may hold beyond those of an idle one, for connections that are not closed yet.
