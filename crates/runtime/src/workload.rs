@@ -21,6 +21,8 @@ use crate::seccomp::Filters;
 
 /// How every message about a program begins.
 const MARK: &str = "exec: ";
+/// What `libcontainer` puts between a failure and the failure to clean up after it.
+const CLEANUP: &str = ". error during cleanup: ";
 
 /// What is done besides executing the program. The descriptors belong to who made this and are inherited.
 #[derive(Debug, Clone, Default)]
@@ -157,7 +159,8 @@ pub(crate) fn reason(error: &dyn Error) -> String {
     }
     let text = text.replace('\0', "");
     match text.find(&format!("{MARK}\"")).or_else(|| text.find(&format!("{MARK}cannot"))) {
-        Some(start) => text[start..].to_owned(),
+        // With cgroup version 2 it often adds that a group is still in use; whoever cleans up takes that.
+        Some(start) => text[start..].split(CLEANUP).next().unwrap_or_default().to_owned(),
         None => text,
     }
 }
@@ -191,6 +194,8 @@ mod tests {
         let inner = "exec process failed: exec: \"foo\": executable file not found in $PATH\0";
         let error = io::Error::other(inner);
         assert_eq!(reason(&error), "exec: \"foo\": executable file not found in $PATH");
+        let both = format!("{}. error during cleanup: could not delete", inner.trim_end_matches('\0'));
+        assert_eq!(reason(&io::Error::other(both)), "exec: \"foo\": executable file not found in $PATH");
         assert_eq!(reason(&io::Error::other("no space")), "no space");
     }
 }
