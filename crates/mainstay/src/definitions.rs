@@ -37,6 +37,7 @@ const FILES: &[(&str, &str)] = definitions![
     "21-traffic-policy.yaml",
     "30-gateway.yaml",
     "40-database.yaml",
+    "41-database-roles.yaml",
     "50-drill.yaml",
 ];
 
