@@ -131,7 +131,7 @@ fn gateway_yaml(folder: &Path) -> Outcome<String> {
          apiVersion: v1\nkind: Secret\nmetadata: {{name: bench}}\nstringData:\n  tls.crt: |\n{chain}  tls.key: |\n{key}---\n\
          apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: all}}\nspec:\n  parentRefs: [{{name: bench}}]\n  rules:\n  - backendRefs: [{{group: mainstay.dev, kind: Backend, name: endpoints}}]\n---\n\
          apiVersion: mainstay.dev/v1alpha1\nkind: Backend\nmetadata: {{name: endpoints}}\nspec:\n  endpoints:\n{endpoints}---\n\
-         apiVersion: mainstay.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: all}}\nspec:\n  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}}]\n  rateLimits: [{{requests: 10000000, period: 1s}}]\n  healthCheck: {{http: {{path: /}}, interval: 1s}}\n"
+         apiVersion: mainstay.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: all}}\nspec:\n  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}}]\n  rateLimits: [{{requests: 10000000, period: 1s}}]\n  healthCheck: {{http: {{path: /whoami}}, interval: 1s}}\n"
     ))
 }
 
@@ -142,7 +142,7 @@ fn haproxy_cfg(folder: &Path) -> String {
     format!(
         "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  timeout server 500ms\n  http-reuse always\n  retries 3\n  option redispatch\n  retry-on all-retryable-errors\n\
          frontend f\n  bind 127.0.0.1:{port}\n  bind 127.0.0.1:{tls} ssl crt {pem} alpn h2,http/1.1\n  stick-table type ip size 100k expire 30s store http_req_rate(1s)\n  http-request track-sc0 src\n  http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 10000000 }}\n  option forwardfor\n  default_backend b\n\
-         backend b\n  balance roundrobin\n  option httpchk GET /\n{servers}"
+         backend b\n  balance roundrobin\n  option httpchk GET /whoami\n{servers}"
     )
 }
 

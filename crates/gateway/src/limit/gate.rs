@@ -75,10 +75,12 @@ impl Gate {
             Priority::Normal => limit - kept(8),
             Priority::NonCore => limit - kept(3),
         };
-        let handed_over = match running < share.max(1) {
-            true => None,
-            false if priority == Priority::Critical => Some(self.wait_in_line().await?),
-            false => return Err(Overload),
+        let handed_over = if running < share.max(1) {
+            None
+        } else if priority == Priority::Critical {
+            Some(self.wait_in_line().await?)
+        } else {
+            return Err(Overload);
         };
         let place = match &self.places {
             None => None,
@@ -157,9 +159,10 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let gate = &self.gate;
         let fits = gate.in_flight.load(Ordering::Relaxed) <= gate.limit.load(Ordering::Relaxed);
-        let next = match gate.adaptive.is_some() && fits {
-            true => gate.line.lock().unwrap_or_else(PoisonError::into_inner).pop_front(),
-            false => None,
+        let next = if gate.adaptive.is_some() && fits {
+            gate.line.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        } else {
+            None
         };
         match next {
             // The place changes hands and is not counted anew. Who has left the line meanwhile drops it, and it goes on.
