@@ -15,7 +15,7 @@ use super::secrets::{bag_value, reference_key};
 use super::upstreams::{self, Context};
 use crate::access::{Authenticator, BasicUsers, Jwks, JwtRules, Networks};
 use crate::api::policy::{
-    Access, Authentication, CannedAnswer, DegradeWhen, GrpcJson, HealthCheck, RateLimit, Retry, TrafficPolicySpec,
+    Access, Authentication, CannedAnswer, DegradeWhen, HealthCheck, RateLimit, Retry, TrafficPolicySpec,
 };
 use crate::api::route::{HeaderPair, HttpRule, SessionPersistence};
 use crate::api::{Key, Span};
@@ -222,9 +222,6 @@ pub(super) fn rule_settings<T>(
     let written = rule.timeouts.clone().unwrap_or_default();
     let access = policies.iter().find(|it| it.spec.access.is_some());
     let access = access.and_then(|it| it.spec.access.as_ref()).map(access_settings).transpose()?;
-    let conversion = policies.iter().find_map(|it| Some((*it, it.spec.conversion.as_ref()?)));
-    let grpc_json = conversion.and_then(|(policy, it)| Some((policy, it.grpc_json.as_ref()?)));
-    let transcoder = grpc_json.map(|(policy, it)| transcoder(work, policy, it)).transpose()?;
     let authentication = policies.iter().find_map(|it| Some((*it, it.spec.authentication.as_ref()?)));
     let authentication = authentication.map(|(policy, it)| authenticator(work, policy, it)).transpose()?;
     let retry = retry(first(&policies, |it| it.retry.as_ref()), rule, limit(written.backend_request, None))?;
@@ -274,7 +271,7 @@ pub(super) fn rule_settings<T>(
             bytes_min: it.bytes_min.unwrap_or(1024),
             level: u32::from(it.level.unwrap_or(4).clamp(1, 9)),
         }),
-        transcoder: transcoder.map(Arc::new),
+        transcoder: transcoder(work, &policies)?,
         grpc_web: first(&policies, |it| it.conversion.as_ref()).is_some_and(|it| it.grpc_web),
         priority: first(&policies, |it| it.priority.as_ref()).copied().unwrap_or_default(),
         session: rule.session_persistence.as_ref().map(session),
@@ -383,12 +380,17 @@ fn access_settings(it: &Access) -> Result<AccessSettings, String> {
     })
 }
 
-/// The methods of a policy's descriptors.
-fn transcoder(work: &Work<'_>, policy: &Held<TrafficPolicySpec>, written: &GrpcJson) -> Result<Transcoder, String> {
+/// The methods of the descriptors that the first policy with conversions names, if it does.
+fn transcoder(work: &Work<'_>, policies: &[&Held<TrafficPolicySpec>]) -> Result<Option<Arc<Transcoder>>, String> {
+    let conversion = policies.iter().find_map(|it| Some((*it, it.spec.conversion.as_ref()?)));
+    let grpc_json = conversion.and_then(|(policy, it)| Some((policy, it.grpc_json.as_ref()?)));
+    let Some((policy, written)) = grpc_json else { return Ok(None) };
     let kind = if written.descriptors_ref.kind.as_deref() == Some("Secret") { "Secret" } else { "ConfigMap" };
     let key = reference_key(&written.descriptors_ref, &policy.key);
     let descriptors = bag_value(work, kind, &key, &["descriptors"])?;
-    Transcoder::new(descriptors).map_err(|error| format!("TrafficPolicy {}: {kind} {key}: {error}", policy.key))
+    let transcoder = Transcoder::new(descriptors);
+    let transcoder = transcoder.map_err(|error| format!("TrafficPolicy {}: {kind} {key}: {error}", policy.key))?;
+    Ok(Some(Arc::new(transcoder)))
 }
 
 fn authenticator(

@@ -132,6 +132,21 @@ impl Default for Check {
     }
 }
 
+impl Check {
+    /// Takes in a word about the check's times.
+    fn take(&mut self, word: &str, value: &str) {
+        let number = value.parse::<u32>().ok().map(|it| json!(it));
+        let (field, found) = match word {
+            "inter" => ("interval", milliseconds(value, 1).map(|ms| json!(span(ms)))),
+            "rise" | "fall" | "port" => (word, number),
+            _ => return,
+        };
+        if let Some(found) = found {
+            self.settings[field] = found;
+        }
+    }
+}
+
 /// The endpoints of a `backend` or `listen` section, and how they are used.
 fn backend(plan: &mut Plan, section: &Section) {
     let mut backend = Backend { protocol: tcp(section).then_some("tcp"), ..Backend::default() };
@@ -183,27 +198,11 @@ fn server(plan: &mut Plan, section: &Section, line: &Line, backend: &mut Backend
     }
     let defaults = section.last("default-server").map(|it| it.args().to_vec()).unwrap_or_default();
     let mut words = defaults.iter().chain(line.args().iter().skip(2));
-    let mut next_is_host = false;
     while let Some(word) = words.next() {
         let mut value = || words.next().cloned().unwrap_or_default();
         match word.as_str() {
             "check" => check.wanted = true,
-            "inter" | "fastinter" | "downinter" => {
-                let time = value();
-                if let Some(ms) = milliseconds(&time, 1).filter(|_| word == "inter") {
-                    check.settings["interval"] = json!(span(ms));
-                }
-            }
-            "rise" | "fall" => {
-                if let Ok(count) = value().parse::<u32>() {
-                    check.settings[word.as_str()] = json!(count);
-                }
-            }
-            "port" => {
-                if let Ok(port) = value().parse::<u16>() {
-                    check.settings["port"] = json!(port);
-                }
-            }
+            "inter" | "fastinter" | "downinter" | "rise" | "fall" | "port" => check.take(word, &value()),
             "weight" => endpoint.weight = value().parse().ok(),
             "backup" => endpoint.backup = true,
             "disabled" => endpoint.weight = Some(0),
@@ -226,7 +225,11 @@ fn server(plan: &mut Plan, section: &Section, line: &Line, backend: &mut Backend
                     held["hostname"] = json!(endpoint.address.split(':').next());
                 }
             }
-            "sni" => next_is_host = true,
+            "sni" => {
+                if let Some(host) = value().strip_prefix("str(").and_then(|it| it.strip_suffix(')')) {
+                    backend.tls.get_or_insert_with(|| json!({}))["hostname"] = json!(host);
+                }
+            }
             "verify" => {
                 if value() == "none" {
                     backend.tls.get_or_insert_with(|| json!({}))["insecureSkipVerify"] = json!(true);
@@ -243,12 +246,6 @@ fn server(plan: &mut Plan, section: &Section, line: &Line, backend: &mut Backend
             | "init-addr" | "resolvers" | "resolve-prefer" | "pool-max-conn" | "pool-purge-delay" | "check-sni"
             | "id" => drop(value()),
             "check-ssl" | "no-check" | "enabled" | "tfo" | "non-stick" => {}
-            other if next_is_host => {
-                next_is_host = false;
-                if let Some(host) = other.strip_prefix("str(").and_then(|it| it.strip_suffix(')')) {
-                    backend.tls.get_or_insert_with(|| json!({}))["hostname"] = json!(host);
-                }
-            }
             other => plan.note(&line.path, line.number, format!("`{other}` of a server is not translated")),
         }
     }
