@@ -118,13 +118,8 @@ fn service_ports(
         Duration::from_secs(seconds.unwrap_or(AFFINITY_DEFAULT))
     });
     let cut = service.metadata.annotations.as_ref().and_then(|all| all.get(CUT)).is_some_and(|it| it == "true");
-    let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
-    let who = |policy| match place {
-        Some(place) if local(policy) => Who::OfNode(place.node),
-        Some(place) => Who::Near(place),
-        None => Who::All,
-    };
-    let (inside, outside) = (who(&spec.internal_traffic_policy), who(&spec.external_traffic_policy));
+    let inside = Who::of(spec.internal_traffic_policy.as_deref(), place);
+    let outside = Who::of(spec.external_traffic_policy.as_deref(), place);
     let mut ports = Vec::new();
     for port in spec.ports.iter().flatten() {
         let protocol = match port.protocol.as_deref() {
@@ -177,6 +172,17 @@ enum Who<'a> {
     OfNode(&'a str),
     /// Those that are meant for a place, where all endpoints say for whom they are meant.
     Near(Place<'a>),
+}
+
+impl<'a> Who<'a> {
+    /// What a traffic policy means at a place.
+    fn of(policy: Option<&str>, place: Option<Place<'a>>) -> Self {
+        match place {
+            Some(place) if policy == Some("Local") => Self::OfNode(place.node),
+            Some(place) => Self::Near(place),
+            None => Self::All,
+        }
+    }
 }
 
 /// An endpoint for which somebody is meant: by nodes, and by zones.
