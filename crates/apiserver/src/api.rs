@@ -63,6 +63,8 @@ pub struct Api {
     pub(crate) summaries: Summaries,
     pub(crate) bundles: Bundles,
     pub(crate) metrics: Arc<Metrics>,
+    /// When this server began.
+    pub(crate) started: Timestamp,
 }
 
 impl Api {
@@ -87,6 +89,7 @@ impl Api {
             limits: Limits::default(),
             maintenance: OnceLock::new(),
             summaries: Summaries::default(),
+            started: Timestamp::now(),
         })
     }
 

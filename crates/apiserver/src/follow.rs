@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 
+use crate::guard;
 use crate::rest::decode_entry;
 
 /// How long a write waits for the views.
@@ -87,6 +88,13 @@ impl<V: View> Follower<V> {
     }
 }
 
+/// An object that a view stumbles over is left out: it must not end the server, nor each of its starts.
+fn take<V: View>(view: &mut V, key: &str, entry: Option<&Entry>) {
+    if let Err(panicked) = guard::caught(|| view.take(key, entry)) {
+        tracing::error!(key, %panicked, "an object cannot be taken into account");
+    }
+}
+
 async fn list<V: View>(
     store: &Arc<dyn Store>,
     prefix: &str,
@@ -96,7 +104,7 @@ async fn list<V: View>(
     let watcher = store.watch(prefix, range.revision).await?;
     let mut view = V::default();
     for entry in &range.entries {
-        view.take(&entry.key, Some(entry));
+        take(&mut view, &entry.key, Some(entry));
     }
     *shared.view.write().unwrap_or_else(PoisonError::into_inner) = view;
     shared.seen.send_replace(range.revision);
@@ -110,7 +118,7 @@ async fn feed<V: View>(store: Arc<dyn Store>, prefix: String, shared: Arc<Shared
                 Change::Put { entry, .. } => Some(entry),
                 Change::Delete { .. } => None,
             };
-            shared.view.write().unwrap_or_else(PoisonError::into_inner).take(event.key(), entry);
+            take(&mut *shared.view.write().unwrap_or_else(PoisonError::into_inner), event.key(), entry);
             shared.seen.send_replace(event.revision);
         }
         watcher = loop {
@@ -149,6 +157,7 @@ fn kind_of(key: &str) -> &'static Resource {
 const FOLLOWED: &[&str] = &[
     "IngressClass",
     "LimitRange",
+    "MutatingAdmissionPolicyBinding",
     "MutatingWebhookConfiguration",
     "Namespace",
     "PriorityClass",

@@ -16,10 +16,11 @@ use crate::audit::{Arrival, Level, Trail};
 use crate::authn::{self, User};
 use crate::authz::{self, Attributes};
 use crate::exchange::{Exchange, Peer};
+use crate::guard::guarded;
 use crate::registry::Catalogue;
 use crate::reply::{self, Body, BodyError};
 use crate::request::{self, Call, Form, Target, Verb};
-use crate::{custom, decode, discovery, health, maintenance, metrics, openapi, proxy, rest, usage, watch};
+use crate::{computed, custom, decode, discovery, health, maintenance, metrics, openapi, proxy, rest, usage, watch};
 
 /// Paths that answer everybody.
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -36,7 +37,10 @@ impl Api {
         B::Error: Into<BodyError>,
     {
         let mut exchange = Exchange::begin(self.now(), request::status_encoding(request.headers()));
-        let answer = self.try_handle(request, user, &mut exchange).await;
+        let answer = guarded(self.try_handle(request, user, &mut exchange)).await.unwrap_or_else(|panicked| {
+            tracing::error!(%panicked, "a request could not be answered");
+            Err(ApiError::internal(panicked))
+        });
         exchange.finish(self, answer)
     }
 
@@ -152,6 +156,7 @@ impl Api {
     ) -> Result<(StatusCode, Value), ApiError> {
         let (code, value) = match (call.verb, call.subresource.as_deref()) {
             _ if call.resource.group == usage::GROUP => (StatusCode::OK, usage::answer(self, call, form).await?),
+            _ if computed::answers(&call.resource) => (StatusCode::OK, computed::answer(self, call, form).await?),
             (Verb::List, _) => (StatusCode::OK, rest::list(self, call, form).await?),
             (Verb::DeleteCollection, _) => {
                 (StatusCode::OK, rest::delete_collection(self, call, media_type, &body).await?)
@@ -242,4 +247,41 @@ impl Api {
 fn media_type(headers: &HeaderMap) -> &str {
     let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     text.split(';').next().unwrap_or_default().trim()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::testing::{World, admin};
+
+    /// A body that nobody can read.
+    struct Broken;
+
+    impl http_body::Body for Broken {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            panic!("a mistake in a handler")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_the_answer_of_its_request_only() {
+        let world = World::new().await;
+        let request = Request::post("/api/v1/namespaces/default/configmaps").body(Broken).unwrap();
+        let response = world.api.handle(request, admin()).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let status: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(status["reason"], "InternalError");
+        assert_eq!(status["message"], "Internal error occurred: a panic: a mistake in a handler");
+        world.post("/api/v1/namespaces/default/configmaps", serde_json::json!({"metadata": {"name": "after"}})).await;
+    }
 }

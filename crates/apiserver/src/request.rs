@@ -255,6 +255,7 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
         _ => return Ok(Target::Path(path.to_owned())),
     };
+    let (legacy_watch, rest) = without_watch(rest);
     let (namespace, rest) = match rest {
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() && !matches!(rest[0], "status" | "finalize") => {
             (Some((*namespace).to_owned()), rest)
@@ -279,7 +280,7 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
     let query = Query::parse(uri.query());
     let verb = match subresource.as_deref() {
         Some("proxy") => proxied(method),
-        sub => verb(method, name.is_some(), sub.is_some(), query.flag("watch"))?,
+        sub => verb(method, name.is_some(), sub.is_some(), legacy_watch || query.flag("watch"))?,
     };
     if subresource.is_none() && !resource.has_verb(verb.word()) {
         return Err(ApiError::method_not_allowed());
@@ -288,6 +289,16 @@ pub(crate) fn parse(method: &Method, uri: &Uri, catalogue: &Catalogue) -> Result
     let (agent, notes) = (String::new(), Notes::default());
     let call = Call { verb, resource, namespace, name, subresource, rest, query, user, agent, warnings, notes };
     Ok(Target::Resource(Box::new(call)))
+}
+
+/// Watches were once asked for below `/watch`, and still are by old clients: whether this is such a path, and the rest.
+///
+/// Source: the `watch` operations of <https://kubernetes.io/docs/reference/kubernetes-api/>, deprecated.
+pub(crate) fn without_watch<'a, 'b>(rest: &'b [&'a str]) -> (bool, &'b [&'a str]) {
+    match rest {
+        ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
+        _ => (false, rest),
+    }
 }
 
 /// What of a path lies behind so many of its parts, as it was written.
@@ -452,6 +463,10 @@ mod tests {
         let get = call("GET", "/api/v1/namespaces/shop/pods/a?x=1").unwrap();
         assert_eq!((get.verb, get.namespace.as_deref(), get.name()), (Verb::Get, Some("shop"), "a"));
         assert_eq!(call("GET", "/api/v1/pods?watch=true").unwrap().verb, Verb::Watch);
+        let old = call("GET", "/api/v1/watch/namespaces/shop/pods/a").unwrap();
+        assert_eq!((old.verb, old.namespace.as_deref(), old.name()), (Verb::Watch, Some("shop"), "a"));
+        assert_eq!(call("GET", "/apis/apps/v1/watch/deployments").unwrap().verb, Verb::Watch);
+        assert_eq!(call("GET", "/api/v1/watch").unwrap_err(), 404);
         let namespace = call("GET", "/api/v1/namespaces/shop").unwrap();
         assert_eq!((namespace.resource.kind.as_str(), namespace.name()), ("Namespace", "shop"));
         let finalize = call("PUT", "/api/v1/namespaces/shop/finalize").unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::Api;
 use crate::authn::User;
 use crate::exchange::Peer;
+use crate::guard::{self, GuardedTasks};
 use crate::limits::{Connections, HEAD_BYTES_MAX, HEAD_TIMEOUT};
 
 /// Where the server's own identity and the authority over its clients lie, in PEM.
@@ -101,7 +102,7 @@ async fn accept(api: Arc<Api>, listener: TcpListener, acceptor: TlsAcceptor, pla
                 // Who has too many is closed at once, before it costs a handshake.
                 let Some(place) = places.take(vacancy, address) else { continue };
                 let (api, acceptor) = (api.clone(), acceptor.clone());
-                tokio::spawn(async move {
+                guard::spawn(async move {
                     connection(api, stream, acceptor, Peer(address)).await;
                     drop(place);
                 });
@@ -125,7 +126,7 @@ async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor, pee
         let (api, user) = (api.clone(), user.clone());
         async move { Ok::<_, Infallible>(api.handle(request, user).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(GuardedTasks);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new()).max_concurrent_streams(1000).max_header_list_size(HEAD_BYTES_MAX as u32);

@@ -19,6 +19,7 @@ use mainstay_model::status::ApiError;
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::computed;
 use crate::proxy;
 use crate::request::{Call, Form, Query, Verb};
 use crate::rest;
@@ -79,21 +80,7 @@ pub(crate) async fn answer(api: &Api, call: &Call, form: Form) -> Result<Value, 
     if call.name.is_some() {
         return items.pop().ok_or_else(|| call.not_found());
     }
-    if form != Form::Object {
-        let objects = rest::list_of(items, json!({}));
-        return Ok(rest::to_form(&call.resource, objects, form, "Metadata", api.now()));
-    }
-    for item in &mut items {
-        // As in every list, the items have no kind of their own.
-        if let Some(item) = item.as_object_mut() {
-            item.remove("kind");
-            item.remove("apiVersion");
-        }
-    }
-    Ok(json!({
-        "kind": call.resource.list_kind, "apiVersion": call.resource.api_version(),
-        "metadata": {"resourceVersion": revision.to_string()}, "items": items,
-    }))
+    Ok(computed::list(api, call, form, items, revision))
 }
 
 /// What a node's agent tells; none when it does not.

@@ -22,14 +22,14 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use mainstay_model::protobuf;
 use mainstay_model::status::ApiError;
-use mainstay_store::{Change, Event, WatchError, Watcher};
+use mainstay_store::{Change, Entry, Event, WatchError, Watcher};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::Api;
 use crate::reply::Body;
 use crate::request::{Accepted, Call, Encoding, Form};
-use crate::rest::{self, Filter, ListOptions, decode_entry, store_error, table_of, to_form};
+use crate::rest::{self, Filter, ListOptions, store_error, table_of, to_form};
 
 /// How often an idle watch says where it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
@@ -126,7 +126,7 @@ impl Stream {
             }
             tokio::select! {
                 event = self.watcher.next() => match event? {
-                    Ok(event) => self.translate(&event),
+                    Ok(event) => self.translate(&event).await,
                     Err(error) => self.fail(&error),
                 },
                 () = sleep_until(self.next_bookmark), if self.bookmarks => {
@@ -138,40 +138,54 @@ impl Stream {
         }
     }
 
-    fn translate(&mut self, event: &Event) {
+    async fn translate(&mut self, event: &Event) {
         self.revision = event.revision;
-        let resource = &self.call.resource;
         // A watch of one name has that name as its prefix; longer names are not meant.
         if self.call.name.is_some() && **event.key() != *self.call.key() {
             return;
         }
+        match self.seen(event).await {
+            Ok(Some((kind, object))) => {
+                self.ready.push_back(line(&self.api, &self.call, self.form, self.encoding, kind, object));
+            }
+            Ok(None) => {}
+            Err(error) => self.end(&error),
+        }
+    }
+
+    /// What the client sees of an event, if anything.
+    async fn seen(&mut self, event: &Event) -> Result<Option<(&'static str, Value)>, ApiError> {
+        let resource = &self.call.resource;
         let chosen = |object: &Value| self.filter.matches(object);
-        let (kind, object) = match &event.change {
+        Ok(match &event.change {
             Change::Put { entry, previous } => {
-                let object = decode_entry(resource, entry);
-                let before = previous.as_ref().is_some_and(|entry| chosen(&decode_entry(resource, entry)));
-                match (before, chosen(&object)) {
-                    (false, true) => ("ADDED", object),
-                    (true, true) => ("MODIFIED", object),
-                    (true, false) => ("DELETED", object),
-                    (false, false) => return,
+                // What was there before matters only where it can have been filtered out.
+                let read = previous.as_ref().filter(|_| !self.filter.is_open());
+                let both: Vec<&Entry> = std::iter::once(entry).chain(read).collect();
+                let mut objects = rest::from_entries(&self.api, resource, &both).await?.into_iter();
+                let Some(object) = objects.next() else { return Ok(None) };
+                let before = objects.next().map_or(previous.is_some(), |before| chosen(&before));
+                match (before && previous.is_some(), chosen(&object)) {
+                    (false, true) => Some(("ADDED", object)),
+                    (true, true) => Some(("MODIFIED", object)),
+                    (true, false) => Some(("DELETED", object)),
+                    (false, false) => None,
                 }
             }
             Change::Delete { previous } => {
-                let mut object = decode_entry(resource, previous);
-                if !chosen(&object) {
-                    return;
-                }
+                let mut object = rest::from_entry(&self.api, resource, previous).await?;
                 object["metadata"]["resourceVersion"] = json!(event.revision.to_string());
-                ("DELETED", object)
+                chosen(&object).then_some(("DELETED", object))
             }
-        };
-        self.ready.push_back(line(&self.api, &self.call, self.form, self.encoding, kind, object));
+        })
     }
 
     fn fail(&mut self, error: &WatchError) {
-        let status = ApiError::expired(format!("the watch cannot go on: {error}; list again")).to_status();
-        self.ready.push_back(encode(self.encoding, "ERROR", &status));
+        self.end(&ApiError::expired(format!("the watch cannot go on: {error}; list again")));
+    }
+
+    fn end(&mut self, error: &ApiError) {
+        self.ready.push_back(encode(self.encoding, "ERROR", &error.to_status()));
         self.over = true;
     }
 }

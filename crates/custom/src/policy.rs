@@ -1,23 +1,36 @@
-//! ValidatingAdmissionPolicy: whether a write may pass, decided over values.
+//! Admission policies, decided over values: ValidatingAdmissionPolicy says whether a write may pass,
+//! MutatingAdmissionPolicy changes what is written.
 //!
-//! Flow: [`Policy::compile`] once; for each write and binding [`Policy::evaluate`] with the object, the old object, the
-//! request, the parameters and the namespace. Which writes a policy is about is [`matching`].
+//! Flow: [`Policy::compile`] once; for each write and binding [`Policy::evaluate`] or [`Policy::mutate`] with the object, the
+//! old object, the request, the parameters and the namespace. Which writes a policy is about is [`matching`].
 //!
 //! Guarantees: one expression costs no more than [`COST_OF_EXPRESSION_MAX`], all of one evaluation together no more than
-//! [`COST_OF_POLICY_MAX`]. Deliberately absent: the `authorizer` variable and type checks against the schemas of matched kinds.
+//! [`COST_OF_POLICY_MAX`]. Deliberately absent: type checks against the schemas of matched kinds.
 //!
-//! Source: <https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/>.
+//! Source: <https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/>,
+//! <https://kubernetes.io/docs/reference/access-authn-authz/mutating-admission-policy/>.
 
 pub mod matching;
+mod mutation;
 mod validate;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::cel::{EvalError, Meter, Program, Type, Val, Variables};
-pub use validate::{apply_defaults, validate, validate_binding};
+use crate::cel::{Asked, Check, EvalError, Judge, Meter, Program, Type, Val, Variables};
+use mutation::Mutation;
+pub use validate::{apply_defaults, validate};
+
+/// The kind of policies that change what is written.
+pub const MUTATING: &str = "MutatingAdmissionPolicy";
+/// The kind of policies that refuse.
+pub const VALIDATING: &str = "ValidatingAdmissionPolicy";
+/// The kinds of policies and their bindings.
+pub const KINDS: &[&str] =
+    &[MUTATING, "MutatingAdmissionPolicyBinding", VALIDATING, "ValidatingAdmissionPolicyBinding"];
 
 /// What one expression may cost.
 pub const COST_OF_EXPRESSION_MAX: u64 = 1_000_000;
@@ -41,6 +54,9 @@ pub struct Policy {
     variables: Vec<(String, Program)>,
     validations: Vec<Validation>,
     annotations: Vec<(String, Program)>,
+    mutations: Vec<Mutation>,
+    /// Whether its mutations see once more what others made of the object after them (`reinvocationPolicy: IfNeeded`).
+    pub reinvoked: bool,
 }
 
 /// `matchConditions`, of policies and of webhooks: which of the writes that rules choose are meant.
@@ -89,6 +105,25 @@ pub struct Question<'a> {
     pub params: &'a Value,
     /// The namespace object; null for cluster-scoped kinds.
     pub namespace: &'a Value,
+    /// Who knows what the caller may do besides.
+    pub judge: &'a dyn Judge,
+}
+
+impl<'a> Question<'a> {
+    /// The resource of the request, as a question to the authorizer.
+    fn request_resource(&self) -> Check<'a> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (request, resource) = (self.request, &self.request["resource"]);
+        let asked = Asked {
+            group: text(&resource["group"]),
+            resource: text(&resource["resource"]),
+            subresource: text(&request["subResource"]),
+            namespace: text(&request["namespace"]),
+            name: text(&request["name"]),
+            ..Asked::default()
+        };
+        Check::of_resource(self.judge, asked)
+    }
 }
 
 /// One validation that did not hold.
@@ -130,12 +165,16 @@ impl<'a> Variables<'a> for Scope<'a> {
             "request" => self.question.request,
             "params" => self.question.params,
             "namespaceObject" => self.question.namespace,
+            "authorizer" => return Some(Val::Check(Rc::new(Check::begin(self.question.judge)))),
             _ => return None,
         };
         Some(Val::of(value, &DYN))
     }
 
     fn computed(&self, name: &str, field: &str, meter: &mut Meter) -> Option<Result<Val<'a>, EvalError>> {
+        if name == "authorizer" && field == "requestResource" {
+            return Some(Ok(Val::Check(Rc::new(self.question.request_resource()))));
+        }
         if name != "variables" {
             return None;
         }

@@ -54,6 +54,7 @@ const NOW_AND_THEN: Duration = Duration::from_secs(60);
 type AnyError = Box<dyn Error>;
 
 fn main() -> ExitCode {
+    mainstay_apiserver::contain_panics();
     // The shim and its commands first, before anything is allocated that they do not need.
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {

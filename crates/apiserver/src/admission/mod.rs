@@ -13,6 +13,7 @@ mod account_secret;
 mod certificates;
 mod claim_resize;
 mod default_class;
+mod judge;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -36,7 +37,7 @@ use crate::limits::DEPTH_MAX;
 use crate::request::Call;
 
 pub(crate) use policy::Policies;
-pub(crate) use webhook::Bundles;
+pub(crate) use webhook::{Bundles, ask_webhook};
 
 /// What a write does to an object, in the words of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +98,7 @@ pub(crate) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) ->
     if review.call.subresource.as_deref() == Some("binding") {
         return Ok(());
     }
-    let changed = webhook::mutate(api, review, object).await?;
+    let changed = change(api, review, object).await?;
     if changed && review.operation == Operation::Create && review.whole() == Some("Pod") {
         // What webhooks added, such as sidecars, gets what every container gets.
         limit_ranger::mutate(api, review, object).await?;
@@ -106,13 +107,23 @@ pub(crate) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) ->
     Ok(())
 }
 
+/// Policies, webhooks, and once more those of both that asked to see what came after them; answers whether anything
+/// changed.
+async fn change(api: &Api, review: Review<'_>, object: &mut Value) -> Result<bool, ApiError> {
+    let (policies, by_policies) = policy::mutate(api, review, object).await?;
+    let (webhooks, by_webhooks) = webhook::mutate(api, review, object).await?;
+    let again = policy::again(api, review, object, policies).await?;
+    let and_again = webhook::again(api, review, object, webhooks).await?;
+    Ok(by_policies || by_webhooks || again || and_again)
+}
+
 /// Asks about a subresource that opens a connection, with its options as the object.
 ///
 /// # Errors
 /// What the first webhook that refuses says.
 pub(crate) async fn connect(api: &Api, call: &Call, mut options: Value) -> Result<(), ApiError> {
     let review = Review { call, operation: Operation::Connect, old: None, dry_run: false };
-    webhook::mutate(api, review, &mut options).await?;
+    change(api, review, &mut options).await?;
     policy::validate(api, review, &options).await?;
     webhook::validate(api, review, &options).await
 }
@@ -133,7 +144,7 @@ pub(crate) async fn validate(api: &Api, review: Review<'_>, object: &Value) -> R
         _ => {}
     }
     if review.operation == Operation::Delete {
-        webhook::mutate(api, review, &mut Value::Null).await?;
+        change(api, review, &mut Value::Null).await?;
     }
     if review.call.subresource.as_deref() != Some("binding") {
         policy::validate(api, review, object).await?;

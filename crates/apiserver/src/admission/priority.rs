@@ -9,9 +9,6 @@ use serde_json::{Value, json};
 use super::{Review, forbidden};
 use crate::api::Api;
 
-/// The highest priority of a class that is not the system's.
-const HIGHEST: i64 = 1_000_000_000;
-
 /// Resolves a new pod's class.
 pub(super) async fn mutate(api: &Api, review: Review<'_>, pod: &mut Value) -> Result<(), ApiError> {
     let name = meta::str_at(pod, "spec.priorityClassName").unwrap_or_default().to_owned();
@@ -53,13 +50,9 @@ pub(super) async fn mutate(api: &Api, review: Review<'_>, pod: &mut Value) -> Re
     Ok(())
 }
 
-/// Checks a PriorityClass.
+/// Refuses a second class for pods that name none.
 pub(super) async fn validate(api: &Api, review: Review<'_>, class: &Value) -> Result<(), ApiError> {
     let name = meta::name(class);
-    if class["value"].as_i64().unwrap_or(0) > HIGHEST && !name.starts_with("system-") {
-        let why = format!("maximum allowed value of a user defined priority is {HIGHEST}");
-        return Err(forbidden(review, class, &why));
-    }
     if class["globalDefault"] != true {
         return Ok(());
     }

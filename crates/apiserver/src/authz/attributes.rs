@@ -7,7 +7,7 @@ use mainstay_model::rbac::Object;
 use mainstay_model::status::ApiError;
 
 use crate::authn::User;
-use crate::request::{Query, segments};
+use crate::request::{Query, segments, without_watch};
 
 /// An action on a resource, or on a path outside the resources.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +54,7 @@ impl Attributes {
             ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
             _ => return Self::at(&method.as_str().to_lowercase(), uri.path()),
         };
+        let (legacy_watch, rest) = without_watch(rest);
         // The namespace of a Namespace is itself.
         let (namespace, rest) = match rest {
             ["namespaces", namespace, rest @ ..] if !matches!(rest, [] | ["status" | "finalize"]) => (*namespace, rest),
@@ -63,7 +64,7 @@ impl Attributes {
         let at = |index: usize| rest.get(index).copied().unwrap_or_default();
         let query = Query::parse(uri.query());
         let mut name = at(1).to_owned();
-        let watches = query.flag("watch") && at(2).is_empty();
+        let watches = legacy_watch || (query.flag("watch") && at(2).is_empty());
         let verb = match (method.as_str(), name.is_empty()) {
             ("GET" | "HEAD", _) if watches => "watch",
             ("GET" | "HEAD", true) => "list",

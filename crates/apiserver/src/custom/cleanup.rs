@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::DEFINITION;
 use crate::api::Api;
+use crate::guard;
 use crate::registry::Served;
 use crate::request::{Call, Verb};
 use crate::rest;
@@ -58,7 +59,7 @@ pub(crate) async fn clean_up(api: &Arc<Api>) -> Result<(), ApiError> {
             continue;
         }
         let api = Arc::downgrade(api);
-        tokio::spawn(async move {
+        guard::spawn(async move {
             // The server may end before the objects do.
             while let Some(api) = api.upgrade() {
                 match finish(&api, &name).await {

@@ -45,9 +45,7 @@ pub(crate) fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>
 pub(crate) fn apply_defaults(resource: &Served, object: &mut Value) {
     match resource.rules() {
         DEFINITION => definition::apply_defaults(object),
-        kind @ ("ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding") => {
-            policy::apply_defaults(kind, object);
-        }
+        kind if policy::KINDS.contains(&kind) => policy::apply_defaults(kind, object),
         _ => {}
     }
 }
@@ -62,8 +60,7 @@ pub(crate) fn and_faults(
     let more = match (resource.rules(), resource.custom()) {
         (_, Some(custom)) => custom.version.schema.validate(object, old),
         (DEFINITION, _) => definition::validate(object, old),
-        ("ValidatingAdmissionPolicy", _) => policy::validate(object),
-        ("ValidatingAdmissionPolicyBinding", _) => policy::validate_binding(object),
+        (kind, _) if policy::KINDS.contains(&kind) => policy::validate(kind, object),
         _ => return causes,
     };
     for fault in more {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::testing::hook::Hook;
 use crate::testing::{Answer, World, admin};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -248,4 +249,101 @@ async fn a_definition_outlives_its_objects() {
     // A new definition begins with nothing.
     world.post(DEFINITIONS, definition()).await;
     assert_eq!(world.get(WIDGETS).await["items"], json!([]));
+}
+
+/// A kind whose first version, which is stored, has `host` and `port`, and whose second has `address`.
+fn converted(hook: &Hook) -> Value {
+    let version = |name: &str, storage: bool, fields: Value| {
+        let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": fields}}});
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema}})
+    };
+    let text = json!({"type": "string"});
+    let client = json!({"url": hook.url, "caBundle": hook.bundle});
+    json!({
+        "metadata": {"name": "doors.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "doors", "kind": "Door"},
+            "versions": [
+                version("v1", true, json!({"host": text, "port": text})),
+                version("v2", false, json!({"address": text, "way": {"type": "string", "default": "in"}})),
+            ],
+            "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": client}},
+        },
+    })
+}
+
+fn convert(request: &Value) -> Value {
+    let one = |object: &Value| {
+        let (mut object, spec) = (object.clone(), &object["spec"]);
+        object["spec"] = match (spec["address"].as_str().and_then(|address| address.split_once(':')), spec) {
+            (Some((host, port)), _) => json!({"host": host, "port": port}),
+            (None, spec) => {
+                json!({"address": format!("{}:{}", spec["host"].as_str().unwrap(), spec["port"].as_str().unwrap())})
+            }
+        };
+        object["apiVersion"] = request["desiredAPIVersion"].clone();
+        object
+    };
+    let objects: Vec<Value> = request["objects"].as_array().unwrap().iter().map(one).collect();
+    json!({"result": {"status": "Success"}, "convertedObjects": objects})
+}
+
+#[tokio::test]
+async fn a_webhook_converts_between_versions() {
+    let world = World::new().await;
+    let hook = Hook::start(convert).await;
+    world.post(DEFINITIONS, converted(&hook)).await;
+    let (first, second) =
+        ("/apis/example.com/v1/namespaces/default/doors", "/apis/example.com/v2/namespaces/default/doors");
+    let made = world.post(second, json!({"metadata": {"name": "a"}, "spec": {"address": "left:80"}})).await;
+    assert_eq!(
+        (&made["apiVersion"], &made["spec"]),
+        (&json!("example.com/v2"), &json!({"address": "left:80", "way": "in"}))
+    );
+    world.post(first, json!({"metadata": {"name": "b"}, "spec": {"host": "right", "port": "81"}})).await;
+    let stored = world.get(&format!("{first}/a")).await;
+    assert_eq!(
+        (&stored["apiVersion"], &stored["spec"]),
+        (&json!("example.com/v1"), &json!({"host": "left", "port": "80"}))
+    );
+    // All objects of a list go in one question.
+    let before = hook.requests.lock().unwrap().len();
+    let list = world.get(second).await;
+    let addresses: Vec<&Value> =
+        list["items"].as_array().unwrap().iter().map(|door| &door["spec"]["address"]).collect();
+    assert_eq!(addresses, ["left:80", "right:81"]);
+    assert_eq!(hook.requests.lock().unwrap().len(), before + 1);
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    // A patch is computed in the version it is sent to.
+    let patch = json!({"spec": {"address": "middle:82"}, "metadata": {"labels": {"x": "y"}}});
+    let patched = world.call(admin(), "PATCH", &format!("{second}/b"), &patch).await.ok();
+    assert_eq!(patched["spec"]["address"], "middle:82");
+    assert_eq!(world.get(&format!("{first}/b")).await["spec"], json!({"host": "middle", "port": "82"}));
+    let watch = format!("{second}?watch=true&resourceVersion={revision}&timeoutSeconds=1");
+    let seen = world.call(admin(), "GET", &watch, &Value::Null).await;
+    assert_eq!(
+        (&seen.body["type"], &seen.body["object"]["spec"]["address"]),
+        (&json!("MODIFIED"), &json!("middle:82"))
+    );
+    world.call(admin(), "DELETE", &format!("{second}/a"), &Value::Null).await.ok();
+}
+
+#[tokio::test]
+async fn without_its_webhook_only_the_stored_version_can_be_had() {
+    let world = World::new().await;
+    let hook = Hook::start(|_| json!({"result": {"status": "Failed", "message": "not today"}})).await;
+    world.post(DEFINITIONS, converted(&hook)).await;
+    let (first, second) =
+        ("/apis/example.com/v1/namespaces/default/doors", "/apis/example.com/v2/namespaces/default/doors");
+    world.post(first, json!({"metadata": {"name": "a"}, "spec": {"host": "left", "port": "80"}})).await;
+    let said = world.call(admin(), "GET", &format!("{second}/a"), &Value::Null).await;
+    assert_eq!(
+        said.refused(500),
+        "Internal error occurred: conversion webhook for example.com/v1, Kind=Door failed: conversion webhook failed: not today"
+    );
+    world
+        .call(admin(), "POST", second, &json!({"metadata": {"name": "b"}, "spec": {"address": "x:1"}}))
+        .await
+        .refused(500);
+    assert_eq!(world.get(first).await["items"].as_array().map(Vec::len), Some(1));
 }

@@ -89,6 +89,7 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
 /// The types of the built-in kinds, by group and kind.
 const KINDS: &[(&str, &str, Add)] = &[
     ("", "Binding", add::<api::core::v1::Binding>),
+    ("", "ComponentStatus", add::<api::core::v1::ComponentStatus>),
     ("", "ConfigMap", add::<api::core::v1::ConfigMap>),
     ("", "Endpoints", add::<api::core::v1::Endpoints>),
     ("", "Event", add::<api::core::v1::Event>),
@@ -104,6 +105,16 @@ const KINDS: &[(&str, &str, Add)] = &[
     ("", "Secret", add::<api::core::v1::Secret>),
     ("", "ServiceAccount", add::<api::core::v1::ServiceAccount>),
     ("", "Service", add::<api::core::v1::Service>),
+    (
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicy",
+        add::<api::admissionregistration::v1::MutatingAdmissionPolicy>,
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicyBinding",
+        add::<api::admissionregistration::v1::MutatingAdmissionPolicyBinding>,
+    ),
     (
         "admissionregistration.k8s.io",
         "MutatingWebhookConfiguration",
@@ -128,6 +139,11 @@ const KINDS: &[(&str, &str, Add)] = &[
         "apiextensions.k8s.io",
         "CustomResourceDefinition",
         add::<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>,
+    ),
+    (
+        "apiregistration.k8s.io",
+        "APIService",
+        add::<k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService>,
     ),
     ("apps", "ControllerRevision", add::<api::apps::v1::ControllerRevision>),
     ("apps", "DaemonSet", add::<api::apps::v1::DaemonSet>),
@@ -238,6 +254,7 @@ fn package(group: &str) -> Option<String> {
     Some(match group {
         "" => "io.k8s.api.core".to_owned(),
         "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions".to_owned(),
+        "apiregistration.k8s.io" => "io.k8s.kube-aggregator.pkg.apis.apiregistration".to_owned(),
         group => format!("io.k8s.api.{}", group.split('.').next().unwrap_or_default()),
     })
 }

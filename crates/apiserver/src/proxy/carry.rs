@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::guard;
 use crate::limits::Seat;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -112,7 +113,7 @@ pub(super) async fn exchange(
     let stream = place.connect().await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| place.unreachable(&error))?;
-    tokio::spawn(async move {
+    guard::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to somebody else ended");
         }
@@ -131,7 +132,7 @@ pub(super) async fn exchange(
     }
     copy_headers(answer.headers(), response.headers_mut(), true);
     let agent = hyper::upgrade::on(&mut answer);
-    tokio::spawn(async move {
+    guard::spawn(async move {
         if let (Ok(client), Ok(agent)) = (upgrade.await, agent.await) {
             let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
             // Either side failing ends the session; there is nobody left to tell.
@@ -149,7 +150,7 @@ pub(super) async fn fetch(place: &Place, path: &str, bytes_max: usize) -> Result
     let stream = place.connect().await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| place.unreachable(&error))?;
-    let driver = tokio::spawn(connection);
+    let driver = guard::spawn(connection);
     let request = Request::get(path).header(header::HOST, place.address.0.to_string());
     let request = request.body(named(reply::full(Bytes::new()))).map_err(ApiError::internal)?;
     let answered = async {

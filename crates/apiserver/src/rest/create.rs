@@ -7,7 +7,8 @@ use mainstay_model::{defaults, meta as names, validate};
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::{Value, json};
 
-use super::object::{encode, meta, meta_mut, parse_object};
+use super::convert::{from_entry, to_bytes};
+use super::object::{meta, meta_mut, parse_object};
 use super::owners;
 use super::{decode_entry, store_error, strategy};
 use crate::admission::{self, Operation, Review};
@@ -87,8 +88,15 @@ async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Valu
     if review.dry_run {
         return Ok(object.clone());
     }
-    match strategy::put(api, resource, &key, encode(resource, object), Expect::Absent).await {
-        Ok(entry) => Ok(decode_entry(resource, &entry)),
+    let bytes = match to_bytes(api, resource, object).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            admission::undo(api, review, object).await;
+            return Err(error);
+        }
+    };
+    match strategy::put(api, resource, &key, bytes, Expect::Absent).await {
+        Ok(entry) => from_entry(api, resource, &entry).await,
         Err(error) => {
             admission::undo(api, review, object).await;
             Err(match error {

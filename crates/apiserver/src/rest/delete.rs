@@ -14,10 +14,11 @@ use mainstay_model::status::ApiError;
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::{Value, json};
 
+use super::convert::{from_entry, to_bytes};
 use super::list::{Filter, select};
-use super::object::{encode, meta, meta_mut, parse_body};
+use super::object::{meta, meta_mut, parse_body};
 use super::options::ListOptions;
-use super::{decode_entry, store_error, strategy};
+use super::{store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::custom;
@@ -138,7 +139,7 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
     for _ in 0..TRIES {
         let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
         let entry = entry.ok_or_else(|| call.not_found())?;
-        let old = decode_entry(&call.resource, &entry);
+        let old = from_entry(api, &call.resource, &entry).await?;
         options.check(call, &old)?;
         let review = Review { call, operation: Operation::Delete, old: Some(&old), dry_run: options.dry_run };
         admission::validate(api, review, &Value::Null).await?;
@@ -156,9 +157,11 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
                 object
             })
         } else {
-            strategy::put(api, &call.resource, &call.key(), encode(&call.resource, &new), expect)
-                .await
-                .map(|e| decode_entry(&call.resource, &e))
+            let bytes = to_bytes(api, &call.resource, &new).await?;
+            match strategy::put(api, &call.resource, &call.key(), bytes, expect).await {
+                Ok(entry) => Ok(from_entry(api, &call.resource, &entry).await?),
+                Err(error) => Err(error),
+            }
         };
         match written {
             Ok(object) => return Ok((object, gone)),

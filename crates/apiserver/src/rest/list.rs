@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::options::{ListOptions, too_new};
 use super::shape::{list_of, to_form};
-use super::{decode_entry, store_error};
+use super::{from_entries, store_error};
 use crate::api::Api;
 use crate::request::{Call, Form};
 
@@ -44,7 +44,7 @@ impl Filter {
     }
 
     /// Whether it lets everything through.
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.labels.is_none() && self.fields.is_none()
     }
 
@@ -143,9 +143,10 @@ async fn page(api: &Api, call: &Call, filter: &Filter, options: &ListOptions) ->
         let more = remaining > 0;
         at = Some(revision);
         let count = entries.len();
-        for (i, entry) in entries.into_iter().enumerate() {
+        let given: Vec<_> = entries.iter().collect();
+        let decoded = from_entries(api, &call.resource, &given).await?;
+        for (i, (entry, object)) in entries.iter().zip(decoded).enumerate() {
             after = Some(entry.key.to_string());
-            let object = decode_entry(&call.resource, &entry);
             if filter.matches(&object) {
                 objects.push(object);
             }

@@ -7,6 +7,7 @@
 mod apply;
 #[cfg(test)]
 mod apply_tests;
+mod convert;
 mod create;
 mod delete;
 mod eviction;
@@ -25,6 +26,7 @@ mod update;
 #[cfg(test)]
 mod wrong_tests;
 
+pub(crate) use convert::{from_entries, from_entry};
 pub(crate) use create::create;
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use eviction::evict;
@@ -49,7 +51,7 @@ use crate::request::Call;
 /// One object, or its `status` subresource, which is the whole object too.
 pub(crate) async fn get(api: &Api, call: &Call) -> Result<Value, ApiError> {
     let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
-    Ok(decode_entry(&call.resource, &entry.ok_or_else(|| call.not_found())?))
+    from_entry(api, &call.resource, &entry.ok_or_else(|| call.not_found())?).await
 }
 
 /// An object by kind and name, whoever asks; `None` when there is none.

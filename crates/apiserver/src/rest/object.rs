@@ -1,8 +1,10 @@
 //! Objects as JSON values: from and to the store, and the metadata fields the server keeps.
 
 use bytes::Bytes;
+use mainstay_custom::served::Version;
 use mainstay_model::convert;
 use mainstay_model::protobuf::{self, ProtobufError};
+use mainstay_model::resource::Resource;
 use mainstay_model::status::ApiError;
 use mainstay_store::Entry;
 use serde_json::{Map, Value, json};
@@ -19,19 +21,28 @@ pub(crate) fn decode_entry(resource: &impl Stored, entry: &Entry) -> Value {
 /// A stored value at a revision.
 pub(crate) fn decode(stored: &impl Stored, bytes: &[u8], revision: u64) -> Value {
     let resource = stored.row();
-    // What is in the store was written by `encode`; anything else is a damaged file, and shows as an empty object.
-    let mut object: Value = serde_json::from_slice(bytes).unwrap_or_else(|error| {
-        tracing::error!(kind = resource.kind, %error, "an object in the store is damaged");
-        json!({"metadata": {}})
-    });
+    let mut object = parse(resource, bytes);
     convert::from_stored(resource, &mut object);
     if let Some(version) = stored.version() {
-        // A definition may have changed since: old objects are seen with its new defaults and without old fields.
-        version.schema.default(&mut object);
-        version.schema.prune(&mut object);
+        finish(version, &mut object);
     }
     meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(revision.to_string()));
     object
+}
+
+/// A stored value as it lies there.
+pub(super) fn parse(resource: &Resource, bytes: &[u8]) -> Value {
+    // What is in the store was written by `encode`; anything else is a damaged file, and shows as an empty object.
+    serde_json::from_slice(bytes).unwrap_or_else(|error| {
+        tracing::error!(kind = resource.kind, %error, "an object in the store is damaged");
+        json!({"metadata": {}})
+    })
+}
+
+/// A definition may have changed since an object was stored: it is seen with its new defaults and without old fields.
+pub(super) fn finish(version: &Version, object: &mut Value) {
+    version.schema.default(object);
+    version.schema.prune(object);
 }
 
 /// The bytes to store.

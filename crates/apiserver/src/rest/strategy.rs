@@ -23,6 +23,8 @@ const COUNTED: &[&str] = &[
     "EndpointSlice",
     "Ingress",
     "Job",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
     "MutatingWebhookConfiguration",
     "NetworkPolicy",
     "Pod",

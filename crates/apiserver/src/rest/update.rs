@@ -7,10 +7,11 @@ use mainstay_model::{defaults, validate};
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::Value;
 
+use super::convert::{from_entry, to_bytes};
 use super::create::check_kind;
-use super::object::{encode, meta, meta_mut, parse_object};
+use super::object::{meta, meta_mut, parse_object};
 use super::owners::{self, Owners};
-use super::{apply, decode_entry, store_error, strategy};
+use super::{apply, store_error, strategy};
 use crate::admission::{self, Operation, Review};
 use crate::api::Api;
 use crate::custom;
@@ -119,7 +120,7 @@ pub(super) async fn change_as(
     for _ in 0..CONFLICT_TRIES {
         let (entry, _) = api.store.get(&call.key(), None).await.map_err(|error| store_error(call, error))?;
         let entry = entry.ok_or_else(|| call.not_found())?;
-        let old = decode_entry(resource, &entry);
+        let old = from_entry(api, resource, &entry).await?;
         let mut new = compute(&old)?;
         check_preconditions(call, &old, &new)?;
         let given = owners::take(&mut new);
@@ -149,9 +150,11 @@ pub(super) async fn change_as(
         let written = if strategy::is_finished(resource, &new) {
             strategy::remove(api, &call.key(), expect).await.map(|_| new)
         } else {
-            strategy::put(api, resource, &call.key(), encode(resource, &new), expect)
-                .await
-                .map(|e| decode_entry(resource, &e))
+            let bytes = to_bytes(api, resource, &new).await?;
+            match strategy::put(api, resource, &call.key(), bytes, expect).await {
+                Ok(entry) => Ok(from_entry(api, resource, &entry).await?),
+                Err(error) => Err(error),
+            }
         };
         match written {
             Err(StoreError::Conflict { .. }) => {}

@@ -62,8 +62,11 @@ pub(crate) enum Node {
     /// Items, with `?` before them or not.
     List(Vec<(Expr, bool)>),
     Map(Vec<(Expr, Expr, bool)>),
-    /// A type name with braces: no types can be made so here.
-    Message(String),
+    /// An object made of its type's name and fields, with `?` before their names or not: `Object.spec{replicas: 3}`.
+    Message {
+        name: String,
+        fields: Vec<(String, Expr, bool)>,
+    },
     Loop {
         kind: Loop,
         range: Box<Expr>,
@@ -91,7 +94,12 @@ impl Expr {
     /// The names this node and those below use that are bound nowhere inside of it.
     pub(crate) fn free_names<'a>(&'a self, bound: &mut Vec<&'a str>, found: &mut Vec<&'a str>) {
         match &self.node {
-            Node::Literal(_) | Node::Message(_) => {}
+            Node::Literal(_) => {}
+            Node::Message { fields, .. } => {
+                for (_, value, _) in fields {
+                    value.free_names(bound, found);
+                }
+            }
             Node::Ident(name) => {
                 if !bound.contains(&name.as_str()) && !found.contains(&name.as_str()) {
                     found.push(name);

@@ -4,7 +4,7 @@
 
 use super::ast::{Expr, Literal, Loop, Node};
 use super::functions::{self, Signature};
-use super::types::Type;
+use super::types::{AUTHORIZER, JSON_PATCH, OBJECT, RESOURCE_CHECK, Type};
 use super::{CompileError, Environment};
 
 /// The type of a whole expression.
@@ -76,7 +76,7 @@ impl Checker<'_> {
                 }
                 Type::map(key_type.unwrap_or(Type::Dyn), value_type.unwrap_or(Type::Dyn))
             }
-            Node::Message(name) => return Err(self.undeclared(expr, name)),
+            Node::Message { name, fields } => return self.message(expr, name, fields),
             Node::Loop { kind, range, first, second, filter, body } => {
                 return self.comprehension(*kind, range, (first, second.as_deref()), filter.as_deref(), body);
             }
@@ -101,6 +101,36 @@ impl Checker<'_> {
                 return self.scoped(vec![(variable.clone(), bound)], |checker| checker.expr(body));
             }
         })
+    }
+
+    /// An object that a mutation makes: a patch, or a part of an applied configuration. Of those only the names are
+    /// known: the type of a field is that of the object it stands in, with its own name behind.
+    fn message(&mut self, expr: &Expr, name: &str, fields: &[(String, Expr, bool)]) -> Checked {
+        let is_patch = name == JSON_PATCH;
+        if !self.environment.messages || !(is_patch || name == OBJECT || name.starts_with("Object.")) {
+            return Err(self.undeclared(expr, name));
+        }
+        for (field, value, optional) in fields {
+            let found = self.expr(value)?;
+            let found = if *optional { unwrap_optional(found) } else { found };
+            if is_patch {
+                let wanted = match field.as_str() {
+                    "from" | "op" | "path" => Type::String,
+                    "value" => Type::Dyn,
+                    _ => return Err(self.error(value, format!("undefined field '{field}'"))),
+                };
+                if join(&wanted, &found).is_none() {
+                    let rule = format!("expected type of field '{field}' is '{wanted}' but provided type is '{found}'");
+                    return Err(self.error(value, rule));
+                }
+            } else if let Some(inner) = made_of(&found).filter(|inner| **inner != *format!("{name}.{field}")) {
+                let rule = format!(
+                    "unexpected type name \"{inner}\", expected \"{name}.{field}\", which matches field name path from root Object type"
+                );
+                return Err(self.error(value, rule));
+            }
+        }
+        Ok(Type::Message(name.into()))
     }
 
     fn scoped<T>(&mut self, variables: Vec<(String, Type)>, inner: impl FnOnce(&mut Self) -> T) -> T {
@@ -156,7 +186,8 @@ impl Checker<'_> {
             other => (other, false),
         };
         let found = match &inner {
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Message(_) => Type::Dyn,
+            Type::Opaque(AUTHORIZER) if field == "requestResource" => Type::Opaque(RESOURCE_CHECK),
             Type::Map(entry) => entry.1.clone(),
             Type::Object(object) => match object.fields.get(field) {
                 Some(field) => field.field_type.clone(),
@@ -265,6 +296,16 @@ impl Checker<'_> {
             Type::Bool | Type::Dyn => Ok(()),
             other => Err(self.error(expr, format!("expected type 'bool' but found '{other}'"))),
         }
+    }
+}
+
+/// The name of the messages that a value is or holds.
+fn made_of(found: &Type) -> Option<&str> {
+    match found {
+        Type::Message(name) => Some(name),
+        Type::List(shape) => made_of(&shape.item),
+        Type::Optional(inner) => made_of(inner),
+        _ => None,
     }
 }
 

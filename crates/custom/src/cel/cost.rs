@@ -95,7 +95,8 @@ impl<'a> Estimate<'a> {
 
     fn expr(&mut self, expr: &'a Expr) -> u64 {
         let inner = match &expr.node {
-            Node::Literal(_) | Node::Ident(_) | Node::Message(_) => 0,
+            Node::Literal(_) | Node::Ident(_) => 0,
+            Node::Message { fields, .. } => self.sum(fields.iter().map(|(_, value, _)| value)),
             Node::Select { operand, .. } => self.expr(operand),
             Node::Index { operand, index, .. } => self.sum([&**operand, &**index]),
             Node::Call { target, args, .. } => self.sum(target.as_deref().into_iter().chain(args)),

@@ -43,7 +43,7 @@ impl<'a> Evaluator<'a, '_> {
             },
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
-            Node::Message(name) => Err(EvalError::Other(format!("unknown type {name}"))),
+            Node::Message { fields, .. } => self.message(fields),
             Node::Loop { kind, range, first, second, filter, body } => {
                 self.comprehension(*kind, range, (first, second.as_deref()), filter.as_deref(), body)
             }
@@ -205,6 +205,19 @@ impl<'a> Evaluator<'a, '_> {
             match (self.expr(value)?, optional) {
                 (value, false) => pairs.push((key, value)),
                 (Val::Optional(inner), true) => pairs.extend(inner.map(|inner| (key, (*inner).clone()))),
+                (_, true) => return Err(EvalError::NoOverload),
+            }
+        }
+        map_of(pairs)
+    }
+
+    fn message(&mut self, fields: &'a [(String, Expr, bool)]) -> Evaluated<'a> {
+        let mut pairs = Vec::with_capacity(fields.len());
+        for (name, value, optional) in fields {
+            let name = Val::Text(Text::Borrowed(name));
+            match (self.expr(value)?, optional) {
+                (value, false) => pairs.push((name, value)),
+                (Val::Optional(inner), true) => pairs.extend(inner.map(|inner| (name, (*inner).clone()))),
                 (_, true) => return Err(EvalError::NoOverload),
             }
         }

@@ -8,7 +8,7 @@
 //!
 //! Why not a library: decision 40.
 //!
-//! Deliberately absent: protobuf messages, time zones by name, the `authorizer` library.
+//! Deliberately absent: protobuf messages, time zones by name.
 //!
 //! Source: <https://github.com/google/cel-spec/blob/master/doc/langdef.md>, <https://kubernetes.io/docs/reference/using-api/cel/>.
 
@@ -26,9 +26,10 @@ use std::fmt;
 
 use ast::Expr;
 pub use cost::{Meter, Sizes};
+pub use functions::authz::{Asked, Check, Decision, Judge};
 pub use functions::net::Url;
 pub use functions::time::{parse_date_time, parse_duration};
-pub use types::{Field, ListShape, ObjectType, Type};
+pub use types::{AUTHORIZER, Field, JSON_PATCH, ListShape, OBJECT, ObjectType, Type};
 pub(crate) use types::{schema_type, unescape};
 pub use value::{Key, List, Map, Text, Val};
 
@@ -104,6 +105,8 @@ pub enum EvalError {
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     variables: Vec<(String, Type)>,
+    /// Whether objects and patches can be made.
+    messages: bool,
 }
 
 impl Environment {
@@ -117,6 +120,13 @@ impl Environment {
     pub fn with(mut self, name: &str, variable_type: Type) -> Self {
         self.variables.retain(|(existing, _)| existing != name);
         self.variables.push((name.to_owned(), variable_type));
+        self
+    }
+
+    /// Expressions that may make objects, `Object.spec{replicas: 3}`, and operations of JSON patches.
+    #[must_use]
+    pub fn making_objects(mut self) -> Self {
+        self.messages = true;
         self
     }
 

@@ -7,7 +7,7 @@
 
 use super::ast::{Expr, Literal, Loop, Node};
 use super::lexer::{Token, tokens};
-use super::{CompileError, functions};
+use super::{CompileError, functions, unescape};
 
 /// Deepest nesting of an expression.
 const DEPTH_MAX: usize = 160;
@@ -65,6 +65,15 @@ pub(super) fn parse(source: &str) -> Result<Expr, CompileError> {
     match parser.peek() {
         Token::End => Ok(expr),
         _ => Err(parser.unexpected()),
+    }
+}
+
+/// `Object.spec`, when an expression is nothing but names with dots between.
+fn dotted(expr: &Expr) -> Option<String> {
+    match &expr.node {
+        Node::Ident(name) => Some(name.clone()),
+        Node::Select { operand, field, test: false, optional: false } => Some(format!("{}.{field}", dotted(operand)?)),
+        _ => None,
     }
 }
 
@@ -236,6 +245,12 @@ impl Parser<'_> {
                 let index = self.expression()?;
                 self.expect("]")?;
                 expr = self.make(at, Node::Index { operand: Box::new(expr), index: Box::new(index), optional })?;
+            } else if matches!(self.peek(), Token::Sign("{"))
+                && let Some(name) = dotted(&expr)
+            {
+                self.advance();
+                let fields = self.fields()?;
+                expr = self.make(expr.at, Node::Message { name, fields })?;
             } else {
                 return Ok(expr);
             }
@@ -300,12 +315,29 @@ impl Parser<'_> {
             }
             return self.call(at, &name, None, args);
         }
-        if matches!(self.peek(), Token::Sign("{")) {
-            self.advance();
-            let _ = self.map(at)?;
-            return self.make(at, Node::Message(name));
-        }
         self.make(at, Node::Ident(name))
+    }
+
+    /// The fields between the braces of a message.
+    fn fields(&mut self) -> Result<Vec<(String, Expr, bool)>, CompileError> {
+        let mut fields = Vec::new();
+        while !self.eat("}") {
+            let optional = self.eat("?");
+            let name = match self.peek().clone() {
+                Token::Ident(name) => unescape(&name),
+                Token::Quoted(name) => name,
+                Token::Sign("in") => "in".to_owned(),
+                _ => return Err(self.unexpected()),
+            };
+            self.advance();
+            self.expect(":")?;
+            fields.push((name, self.expression()?, optional));
+            if !self.eat(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(fields)
     }
 
     fn list(&mut self, at: u32) -> Parsed {

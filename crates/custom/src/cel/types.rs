@@ -40,6 +40,8 @@ pub enum Type {
     Object(Arc<ObjectType>),
     /// `optional_type(T)`
     Optional(Arc<Type>),
+    /// An object that an expression makes, by the name it is made with: `Object.spec`, `JSONPatch`.
+    Message(Arc<str>),
     /// The type of types.
     Type,
     /// A type of a library, for example `kubernetes.Quantity`.
@@ -47,6 +49,15 @@ pub enum Type {
     /// A type that a signature leaves open.
     Parameter(u8),
 }
+
+/// The type of the variable `authorizer`.
+pub const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
+/// The type of its field `requestResource`.
+pub(super) const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
+/// The name of the object that a configuration is made as.
+pub const OBJECT: &str = "Object";
+/// The name of one operation of a JSON patch.
+pub const JSON_PATCH: &str = "JSONPatch";
 
 /// What a list holds, and how two of them are compared and joined.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,6 +125,7 @@ impl fmt::Display for Type {
             Self::Type => "type",
             Self::Object(_) => "object",
             Self::Opaque(name) => name,
+            Self::Message(name) => name,
             Self::Parameter(number) => return write!(f, "{}", char::from(b'A' + number)),
             Self::List(shape) => return write!(f, "list({})", shape.item),
             Self::Map(entry) => return write!(f, "map({}, {})", entry.0, entry.1),
@@ -275,6 +287,11 @@ pub(super) fn parse_type(text: &str) -> Type {
         "IP" => Type::Opaque("net.IP"),
         "CIDR" => Type::Opaque("net.CIDR"),
         "Semver" => Type::Opaque("kubernetes.Semver"),
+        "Authorizer" => Type::Opaque(AUTHORIZER),
+        "PathCheck" => Type::Opaque("kubernetes.authorization.PathCheck"),
+        "GroupCheck" => Type::Opaque("kubernetes.authorization.GroupCheck"),
+        "ResourceCheck" => Type::Opaque(RESOURCE_CHECK),
+        "Decision" => Type::Opaque("kubernetes.authorization.Decision"),
         "Format" => Type::Opaque("kubernetes.NamedFormat"),
         _ => Type::Dyn,
     }

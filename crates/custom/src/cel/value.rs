@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use base64::Engine as _;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_model::quantity::Quantity;
 use serde_json::Value as Json;
 
-use super::EvalError;
+use super::functions::authz::{Check, Decision};
 use super::functions::net::{Cidr, Url};
 use super::functions::time::{parse_date_time, parse_duration};
 use super::types::{ListShape, ObjectType, Type, unescape};
+use super::{EvalError, Meter};
 use crate::schema::ListType;
 
 /// A value. Lives no longer than the objects and programs it was made from.
@@ -56,6 +58,10 @@ pub enum Val<'a> {
     Semver(Rc<semver::Version>),
     /// A named format.
     Format(&'static str),
+    /// A question to the authorizer.
+    Check(Rc<Check<'a>>),
+    /// The authorizer's answer.
+    Decision(Rc<Decision>),
 }
 
 /// A string, borrowed where it can be.
@@ -148,7 +154,6 @@ impl<'a> Val<'a> {
     }
 
     fn of_text(text: &'a str, wanted: &Type) -> Self {
-        use base64::Engine as _;
         let special = match wanted {
             Type::Timestamp => parse_date_time(text).map(Self::Timestamp),
             Type::Duration => parse_duration(text).map(Self::Duration),
@@ -183,7 +188,49 @@ impl<'a> Val<'a> {
             Self::Cidr(_) => "net.CIDR",
             Self::Semver(_) => "kubernetes.Semver",
             Self::Format(_) => "kubernetes.NamedFormat",
+            Self::Check(check) => check.type_name(),
+            Self::Decision(_) => "kubernetes.authorization.Decision",
         }
+    }
+
+    /// As JSON, charging for each part of it: what is made may be many times what it was made from.
+    ///
+    /// # Errors
+    /// When JSON has no such value, or the meter has not enough left.
+    pub fn to_json(&self, meter: &mut Meter) -> Result<Json, EvalError> {
+        meter.charge(1)?;
+        Ok(match self {
+            Self::Null | Self::Optional(None) => Json::Null,
+            Self::Bool(value) => Json::Bool(*value),
+            Self::Int(value) => Json::from(*value),
+            Self::Uint(value) => Json::from(*value),
+            // Whole numbers are written as such: fields of integers take no `1.0`.
+            Self::Double(value) if value.fract() == 0.0 && value.abs() < 9e15 => Json::from(*value as i64),
+            Self::Double(value) => Json::from(*value),
+            Self::Text(text) => {
+                meter.charge(text.len() as u64 / 10)?;
+                Json::from(&**text)
+            }
+            Self::Bytes(bytes) => Json::from(base64::engine::general_purpose::STANDARD.encode(bytes)),
+            Self::Optional(Some(inner)) => return inner.to_json(meter),
+            Self::List(List::Json(items, _)) => {
+                items.iter().try_for_each(|item| charge_for(item, meter))?;
+                Json::Array(items.to_vec())
+            }
+            Self::List(list) => Json::Array(list.iter().map(|item| item.to_json(meter)).collect::<Result<_, _>>()?),
+            Self::Map(Map::Json(map, _) | Map::Object(map, _)) => {
+                map.values().try_for_each(|value| charge_for(value, meter))?;
+                Json::Object((*map).clone())
+            }
+            Self::Map(Map::Owned(map)) => {
+                let entry = |(key, value): (&Key, &Val<'a>)| match key {
+                    Key::Text(name) => Ok((name.to_string(), value.to_json(meter)?)),
+                    _ => Err(EvalError::Other("keys of objects must be strings".to_owned())),
+                };
+                Json::Object(map.iter().map(entry).collect::<Result<_, EvalError>>()?)
+            }
+            _ => return Err(EvalError::Other(format!("a {} cannot stand in an object", self.type_name()))),
+        })
     }
 
     /// How much there is to look at, for the cost of functions that look at all of it.
@@ -249,6 +296,17 @@ impl<'a> Val<'a> {
             Self::Optional(inner) => inner.is_none(),
             _ => false,
         }
+    }
+}
+
+/// Charges for a copy of JSON.
+fn charge_for(json: &Json, meter: &mut Meter) -> Result<(), EvalError> {
+    meter.charge(1)?;
+    match json {
+        Json::String(text) => meter.charge(text.len() as u64 / 10),
+        Json::Array(items) => items.iter().try_for_each(|item| charge_for(item, meter)),
+        Json::Object(map) => map.values().try_for_each(|value| charge_for(value, meter)),
+        _ => Ok(()),
     }
 }
 

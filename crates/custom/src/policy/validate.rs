@@ -4,8 +4,8 @@ use mainstay_model::meta::names::{check_qualified_name, check_subdomain};
 use mainstay_model::status::{FieldError, FieldErrorKind};
 use serde_json::{Value, json};
 
-use super::{Conditions, Policy, Validation};
-use crate::cel::{Environment, Program, Type};
+use super::{Conditions, MUTATING, Policy, VALIDATING, Validation, mutation};
+use crate::cel::{AUTHORIZER, Environment, Program, Type};
 use crate::path::{Faults, Path};
 
 /// Status reasons a validation may ask for.
@@ -15,20 +15,24 @@ const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const EXPRESSIONS_MAX: usize = 64;
 
 impl Policy {
-    /// Compiles a policy object.
+    /// Compiles a policy object of one of the two kinds.
     ///
     /// # Errors
     /// All faults of the object.
-    pub fn compile(policy: &Value) -> Result<Self, Vec<FieldError>> {
+    pub fn compile(kind: &str, policy: &Value) -> Result<Self, Vec<FieldError>> {
         let mut faults = Faults::default();
         let spec = &policy["spec"];
         let has_params = !spec["paramKind"].is_null();
-        check_spec(spec, &mut faults);
+        let mutates = kind == MUTATING;
+        check_spec(spec, mutates, &mut faults);
         let conditions =
             Conditions(conditions(&spec["matchConditions"], has_params, "spec.matchConditions", &mut faults));
-        let (variables, environment) = variables(spec, has_params, &mut faults);
+        let base = environment(has_params);
+        let base = if mutates { base.making_objects() } else { base };
+        let (variables, environment) = variables(spec, &base, &mut faults);
         let validations = validations(spec, &environment, &mut faults);
         let annotations = annotations(spec, &environment, &mut faults);
+        let mutations = if mutates { mutation::compile(spec, &environment, &mut faults) } else { Vec::new() };
         if !faults.list.is_empty() {
             return Err(faults.list);
         }
@@ -39,6 +43,8 @@ impl Policy {
             variables,
             validations,
             annotations,
+            mutations,
+            reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
         })
     }
 }
@@ -47,7 +53,7 @@ impl Policy {
 pub fn apply_defaults(kind: &str, object: &mut Value) {
     let spec = &mut object["spec"];
     let (constraints, required) = match kind {
-        "ValidatingAdmissionPolicy" => ("matchConstraints", true),
+        MUTATING | VALIDATING => ("matchConstraints", true),
         _ => ("matchResources", false),
     };
     if !spec.is_object() {
@@ -55,6 +61,9 @@ pub fn apply_defaults(kind: &str, object: &mut Value) {
     }
     if required && spec["failurePolicy"].is_null() {
         spec["failurePolicy"] = json!("Fail");
+    }
+    if kind == MUTATING && spec["reinvocationPolicy"].is_null() {
+        spec["reinvocationPolicy"] = json!("Never");
     }
     let constraints = &mut spec[constraints];
     if constraints.is_object() {
@@ -80,15 +89,20 @@ pub fn apply_defaults(kind: &str, object: &mut Value) {
     }
 }
 
-/// The faults of a policy object.
-pub fn validate(policy: &Value) -> Vec<FieldError> {
-    Policy::compile(policy).err().unwrap_or_default()
+/// The faults of a policy or of a binding.
+pub fn validate(kind: &str, object: &Value) -> Vec<FieldError> {
+    if matches!(kind, MUTATING | VALIDATING) {
+        return Policy::compile(kind, object).err().unwrap_or_default();
+    }
+    let mut faults = Faults::default();
+    check_binding(&object["spec"], &mut faults);
+    if kind == "ValidatingAdmissionPolicyBinding" {
+        check_actions(&object["spec"], &mut faults);
+    }
+    faults.list
 }
 
-/// The faults of a ValidatingAdmissionPolicyBinding.
-pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
-    let mut faults = Faults::default();
-    let spec = &binding["spec"];
+fn check_binding(spec: &Value, faults: &mut Faults) {
     match spec["policyName"].as_str().unwrap_or_default() {
         "" => faults.required("spec.policyName", ""),
         name => {
@@ -97,6 +111,11 @@ pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
             }
         }
     }
+    check_parameters(&spec["paramRef"], faults);
+}
+
+/// What shall be done about a write that a policy does not allow.
+fn check_actions(spec: &Value, faults: &mut Faults) {
     let actions: Vec<&str> =
         spec["validationActions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if actions.is_empty() {
@@ -114,7 +133,9 @@ pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
         let rule = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
         faults.invalid("spec.validationActions", &spec["validationActions"], rule);
     }
-    let param = &spec["paramRef"];
+}
+
+fn check_parameters(param: &Value, faults: &mut Faults) {
     if !param.is_null() {
         let path = Path::root("spec.paramRef");
         let named = param["name"].as_str().is_some_and(|name| !name.is_empty());
@@ -132,14 +153,15 @@ pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
             }
         }
     }
-    faults.list
 }
 
-fn check_spec(spec: &Value, faults: &mut Faults) {
+fn check_spec(spec: &Value, mutates: bool, faults: &mut Faults) {
     if spec["matchConstraints"].is_null() {
         faults.required("spec.matchConstraints", "");
     } else {
-        check_constraints(&spec["matchConstraints"], faults);
+        // Who changes objects has nothing to say about their deletion.
+        let operations = if mutates { &["*", "CONNECT", "CREATE", "UPDATE"] } else { OPERATIONS };
+        check_constraints(&spec["matchConstraints"], operations, faults);
     }
     if let Some(policy) = spec["failurePolicy"].as_str().filter(|policy| !matches!(*policy, "Fail" | "Ignore")) {
         faults.not_supported("spec.failurePolicy", &json!(policy), &["Fail", "Ignore"]);
@@ -153,17 +175,26 @@ fn check_spec(spec: &Value, faults: &mut Faults) {
         }
     }
     let list = |field: &str| spec[field].as_array().map_or(0, Vec::len);
-    if list("validations") + list("auditAnnotations") == 0 {
+    if mutates {
+        if list("mutations") == 0 {
+            faults.required("spec.mutations", "mutations must contain at least one item");
+        }
+        match spec["reinvocationPolicy"].as_str().unwrap_or_default() {
+            "IfNeeded" | "Never" => {}
+            "" => faults.required("spec.reinvocationPolicy", ""),
+            other => faults.not_supported("spec.reinvocationPolicy", &json!(other), &["IfNeeded", "Never"]),
+        }
+    } else if list("validations") + list("auditAnnotations") == 0 {
         faults.required("spec.validations", "validations or auditAnnotations must contain at least one item");
     }
-    for field in ["auditAnnotations", "matchConditions", "validations", "variables"] {
+    for field in ["auditAnnotations", "matchConditions", "mutations", "validations", "variables"] {
         if list(field) > EXPRESSIONS_MAX {
             faults.too_many(format!("spec.{field}"), list(field), EXPRESSIONS_MAX as u64);
         }
     }
 }
 
-fn check_constraints(constraints: &Value, faults: &mut Faults) {
+fn check_constraints(constraints: &Value, allowed: &[&str], faults: &mut Faults) {
     let path = Path::root("spec.matchConstraints");
     let rules = constraints["resourceRules"].as_array().map_or(&[][..], Vec::as_slice);
     let list = path.field("resourceRules");
@@ -179,8 +210,8 @@ fn check_constraints(constraints: &Value, faults: &mut Faults) {
         }
         let operations = here.field("operations");
         for (j, operation) in rule["operations"].as_array().into_iter().flatten().enumerate() {
-            if !operation.as_str().is_some_and(|word| OPERATIONS.contains(&word)) {
-                faults.not_supported(operations.index(j), operation, OPERATIONS);
+            if !operation.as_str().is_some_and(|word| allowed.contains(&word)) {
+                faults.not_supported(operations.index(j), operation, allowed);
             }
         }
     }
@@ -214,12 +245,13 @@ fn environment(has_params: bool) -> Environment {
         .with("object", Type::Dyn)
         .with("oldObject", Type::Dyn)
         .with("request", request)
-        .with("namespaceObject", Type::Dyn);
+        .with("namespaceObject", Type::Dyn)
+        .with("authorizer", Type::Opaque(AUTHORIZER));
     if has_params { base.with("params", Type::Dyn) } else { base }
 }
 
 /// Compiles the expression in a field, and reports what is wrong with it.
-fn expression(
+pub(super) fn expression(
     item: &Value,
     field: &str,
     wanted: &[Type],
@@ -283,12 +315,12 @@ fn conditions(given: &Value, has_params: bool, path: &str, faults: &mut Faults) 
 }
 
 /// The variables, each compiled with those before it, and what expressions after them may use.
-fn variables(spec: &Value, has_params: bool, faults: &mut Faults) -> (Vec<(String, Program)>, Environment) {
+fn variables(spec: &Value, base: &Environment, faults: &mut Faults) -> (Vec<(String, Program)>, Environment) {
     let list = Path::root("spec.variables");
     let mut all: Vec<(String, Program)> = Vec::new();
     let scope = |all: &[(String, Program)]| {
         let fields = all.iter().map(|(name, program)| (name.as_str(), program.result_type().clone()));
-        environment(has_params).with("variables", Type::object(fields))
+        base.clone().with("variables", Type::object(fields))
     };
     for (i, variable) in spec["variables"].as_array().into_iter().flatten().enumerate() {
         let path = list.index(i);

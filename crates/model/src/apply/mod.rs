@@ -29,6 +29,7 @@ mod last_applied;
 mod managers;
 mod merge;
 mod operation;
+mod overlay;
 mod reconcile;
 mod remove;
 mod view;
@@ -38,6 +39,7 @@ pub use conflict::{Conflict, Conflicts};
 pub use fields::{FieldSet, FieldsError};
 pub use managers::{MANAGER_BYTES_MAX, UPDATE_MANAGERS_MAX, check_manager, manager_of_user_agent, validate};
 pub use operation::{ApplyError, Reach, Write, apply, settle, update};
+pub use overlay::{OverlayError, overlay};
 pub use view::View;
 pub use walk::TypeErrors;
 

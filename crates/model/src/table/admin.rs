@@ -17,18 +17,24 @@ pub(super) fn cells(kind: &str, row: &Row) -> Option<Vec<Value>> {
         }
         "ClusterTrustBundle" => return Some(vec![row.name(), json!(row.text("spec.signerName", "<none>"))]),
         "PodCertificateRequest" => return Some(pod_certificate(row)),
+        "ComponentStatus" => return Some(component(row)),
+        "APIService" => {
+            let available = meta::condition(row.object, "Available").and_then(|condition| condition["status"].as_str());
+            vec![json!("Local"), json!(available.unwrap_or(UNKNOWN))]
+        }
         "ResourceQuota" => quota(row),
         "Endpoints" => vec![json!(endpoints(row))],
         "ControllerRevision" => vec![json!(controller(row)), json!(row.number("revision").to_string())],
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => vec![json!(row.list("webhooks").len())],
-        "ValidatingAdmissionPolicy" => {
+        "MutatingAdmissionPolicy" | "ValidatingAdmissionPolicy" => {
             let parameters = match row.text("spec.paramKind.kind", "") {
                 "" => "<unset>".to_owned(),
                 kind => format!("{}/{kind}", row.text("spec.paramKind.apiVersion", "")),
             };
-            vec![json!(row.list("spec.validations").len()), json!(parameters)]
+            let rules = if row.list("spec.mutations").is_empty() { "spec.validations" } else { "spec.mutations" };
+            vec![json!(row.list(rules).len()), json!(parameters)]
         }
-        "ValidatingAdmissionPolicyBinding" => {
+        "MutatingAdmissionPolicyBinding" | "ValidatingAdmissionPolicyBinding" => {
             let reference = match (row.text("spec.paramRef.namespace", ""), row.text("spec.paramRef.name", "")) {
                 ("", "") => "<unset>".to_owned(),
                 ("", name) => name.to_owned(),
@@ -54,6 +60,18 @@ pub(super) fn cells(kind: &str, row: &Row) -> Option<Vec<Value>> {
         _ => return None,
     };
     Some([vec![row.name()], own, vec![row.age()]].concat())
+}
+
+fn component(row: &Row) -> Vec<Value> {
+    let healthy =
+        row.list("conditions").iter().find(|condition| condition["type"] == "Healthy").unwrap_or(&Value::Null);
+    let status = match healthy["status"].as_str() {
+        Some("True") => "Healthy",
+        Some("False") => "Unhealthy",
+        _ => "Unknown",
+    };
+    let text = |field: &str| json!(healthy[field].as_str().unwrap_or_default());
+    vec![row.name(), json!(status), text("message"), text("error")]
 }
 
 fn pod_certificate(row: &Row) -> Vec<Value> {

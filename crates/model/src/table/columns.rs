@@ -254,6 +254,8 @@ const ENDPOINTS: &[Column] = &[NAME, text("Endpoints", "Ready addresses and port
 const REVISION: &[Column] =
     &[NAME, text("Controller", "Whose template it keeps."), text("Revision", "Its number."), AGE];
 const WEBHOOKS: &[Column] = &[NAME, number("Webhooks", "Number of webhooks."), AGE];
+const MUTATING_POLICY: &[Column] =
+    &[NAME, number("Mutations", "Number of mutations."), text("ParamKind", "Kind of its parameters."), AGE];
 const POLICY: &[Column] =
     &[NAME, number("Validations", "Number of validations."), text("ParamKind", "Kind of its parameters."), AGE];
 const POLICY_BINDING: &[Column] =
@@ -270,6 +272,18 @@ const ATTACHMENT: &[Column] = &[
 const SERVICE_CIDR: &[Column] = &[NAME, text("CIDRs", "Ranges of addresses."), AGE];
 const IP_ADDRESS: &[Column] = &[NAME, text("ParentRef", "Whose address it is."), AGE];
 const ATTRIBUTES_CLASS: &[Column] = &[NAME, text("DriverName", "Driver it is for."), AGE];
+const API_SERVICE: &[Column] = &[
+    NAME,
+    text("Service", "Service that answers for the group and version, or Local."),
+    text("Available", "Whether it does."),
+    AGE,
+];
+const COMPONENT: &[Column] = &[
+    NAME,
+    text("Status", "Whether the component is well."),
+    text("Message", "What it says."),
+    text("Error", "What is wrong with it."),
+];
 const OTHER: &[Column] = &[NAME, AGE];
 
 /// The columns of a kind; name and age for kinds without columns of their own.
@@ -311,13 +325,16 @@ pub fn columns(kind: &str) -> &'static [Column] {
         "Endpoints" => ENDPOINTS,
         "ControllerRevision" => REVISION,
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => WEBHOOKS,
+        "MutatingAdmissionPolicy" => MUTATING_POLICY,
         "ValidatingAdmissionPolicy" => POLICY,
-        "ValidatingAdmissionPolicyBinding" => POLICY_BINDING,
+        "MutatingAdmissionPolicyBinding" | "ValidatingAdmissionPolicyBinding" => POLICY_BINDING,
         "CSINode" => CSI_NODE,
         "VolumeAttachment" => ATTACHMENT,
         "ServiceCIDR" => SERVICE_CIDR,
         "IPAddress" => IP_ADDRESS,
         "VolumeAttributesClass" => ATTRIBUTES_CLASS,
+        "APIService" => API_SERVICE,
+        "ComponentStatus" => COMPONENT,
         "NodeMetrics" | "PodMetrics" => METRICS,
         _ => OTHER,
     }

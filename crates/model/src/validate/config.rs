@@ -1,9 +1,12 @@
 //! Rules of ConfigMap, Secret, Lease and Node.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::IMMUTABLE;
 use super::faults::{Faults, get, items, text};
+use super::network::{CIDR, is_cidr};
 use crate::meta::{self, names};
 use crate::schema;
 
@@ -45,6 +48,14 @@ pub(super) fn secret(faults: &mut Faults, object: &Value) {
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
         "kubernetes.io/dockercfg" => &[".dockercfg"],
         "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/basic-auth" => {
+            let has = |key: &str| ["data", "stringData"].iter().any(|field| object[*field].get(key).is_some());
+            if !has("username") && !has("password") {
+                faults.required("data[username]", "");
+                faults.required("data[password]", "");
+            }
+            &[]
+        }
         "kubernetes.io/service-account-token" => {
             if meta::annotation(object, "kubernetes.io/service-account.name").is_none_or(str::is_empty) {
                 faults.required("metadata.annotations[kubernetes.io/service-account.name]", "");
@@ -56,6 +67,13 @@ pub(super) fn secret(faults: &mut Faults, object: &Value) {
     let given = |key: &&&str| ["data", "stringData"].iter().any(|field| object[*field].get(**key).is_some());
     for key in needed.iter().filter(|key| !given(key)) {
         faults.required(format!("data[{key}]"), "");
+    }
+    for key in [".dockerconfigjson", ".dockercfg"].iter().filter(|key| needed.contains(key)) {
+        let Some(encoded) = object["data"][*key].as_str() else { continue };
+        let content = STANDARD.decode(encoded).unwrap_or_default();
+        if let Err(error) = serde_json::from_slice::<Value>(&content) {
+            faults.invalid(format!("data[{key}]"), &json!("<secret contents redacted>"), error.to_string());
+        }
     }
 }
 
@@ -88,6 +106,19 @@ pub(super) fn lease(faults: &mut Faults, object: &Value) {
 }
 
 pub(super) fn node(faults: &mut Faults, object: &Value) {
+    let ranges = items(&object["spec"], "podCIDRs");
+    for (i, range) in ranges.iter().enumerate() {
+        if !range.as_str().is_some_and(is_cidr) {
+            faults.invalid(format!("spec.podCIDRs[{i}]"), range, CIDR);
+        }
+    }
+    let first = text(&object["spec"], "podCIDR");
+    if let (Some(first), Some(range)) = (first, ranges.first().filter(|range| range.as_str() != first)) {
+        faults.invalid("spec.podCIDRs[0]", range, format!("must be the same as spec.podCIDR, which is {first:?}"));
+    }
+    if let Some(first) = first.filter(|first| ranges.is_empty() && !is_cidr(first)) {
+        faults.invalid("spec.podCIDR", &json!(first), CIDR);
+    }
     let taints = items(&object["spec"], "taints");
     for (i, taint) in taints.iter().enumerate() {
         let path = format!("spec.taints[{i}]");

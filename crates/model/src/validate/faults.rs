@@ -28,6 +28,11 @@ pub(super) fn items<'a>(object: &'a Value, field: &str) -> &'a [Value] {
     get(object, field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
+/// The path of a field; an empty path is the object itself.
+fn below(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
 impl Faults {
     fn push(
         &mut self,
@@ -89,14 +94,14 @@ impl Faults {
     /// A text field, when it is given, is one of `allowed`.
     pub(super) fn one_of(&mut self, object: &Value, path: &str, field: &str, allowed: &[&str]) {
         if let Some(value) = text(object, field).filter(|value| !allowed.contains(value)) {
-            self.not_supported(format!("{path}.{field}"), &Value::from(value), allowed);
+            self.not_supported(below(path, field), &Value::from(value), allowed);
         }
     }
 
     /// An integer field, when it is given, is not below zero.
     pub(super) fn not_negative(&mut self, object: &Value, path: &str, field: &str) {
         if let Some(value) = get(object, field).filter(|value| value.as_i64().is_some_and(|n| n < 0)) {
-            self.invalid(format!("{path}.{field}"), value, "must be greater than or equal to 0");
+            self.invalid(below(path, field), value, "must be greater than or equal to 0");
         }
     }
 

@@ -10,6 +10,8 @@
 //! Source: <https://kubernetes.io/docs/reference/kubernetes-api/> and the observable answers of kube-apiserver.
 
 mod access;
+mod admission;
+mod bounds;
 mod config;
 mod container;
 mod faults;
@@ -115,6 +117,15 @@ fn check_kind(faults: &mut Faults, kind: &str, object: &Value) {
         "PersistentVolume" => storage::volume(faults, object),
         "StorageClass" => storage::class(faults, object),
         "Role" | "ClusterRole" => access::role(faults, object),
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => admission::webhooks(faults, object),
+        "CertificateSigningRequest" => admission::signing_request(faults, object),
+        "PriorityClass" => bounds::priority_class(faults, object),
+        "LimitRange" => bounds::limit_range(faults, object),
+        "ResourceQuota" => bounds::resource_quota(faults, object),
+        "RuntimeClass" => bounds::runtime_class(faults, object),
+        "IngressClass" => network::ingress_class(faults, object),
+        "Endpoints" => network::endpoints(faults, object),
+        "ReplicationController" => workloads::replication_controller(faults, object),
         "RoleBinding" | "ClusterRoleBinding" => access::binding(faults, kind, object),
         _ => {}
     }
@@ -133,7 +144,11 @@ fn check_kind_update(faults: &mut Faults, kind: &str, old: &Value, new: &Value) 
         "PersistentVolumeClaim" => storage::claim_update(faults, old, new),
         "StorageClass" => storage::class_update(faults, old, new),
         "RoleBinding" | "ClusterRoleBinding" => faults.unchanged(old, new, "roleRef", "cannot change roleRef"),
-        "PriorityClass" => faults.unchanged(old, new, "value", "may not be changed in an update."),
+        "PriorityClass" => bounds::priority_class_update(faults, old, new),
+        "ResourceQuota" => bounds::resource_quota_update(faults, old, new),
+        "RuntimeClass" => faults.unchanged(old, new, "handler", IMMUTABLE),
+        "IngressClass" => faults.unchanged(old, new, "spec.controller", IMMUTABLE),
+        "CertificateSigningRequest" => admission::signing_request_update(faults, old, new),
         _ => {}
     }
 }

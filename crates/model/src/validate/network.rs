@@ -12,6 +12,31 @@ use crate::meta::{self, names};
 /// Ports of nodes that services may use, both ends included.
 pub const NODE_PORTS: (i64, i64) = (30_000, 32_767);
 
+/// The rule for ranges of addresses.
+pub(super) const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+fn range(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let (address, length) = (address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?);
+    (length <= if address.is_ipv6() { 128 } else { 32 }).then_some((address, length))
+}
+
+/// Whether a text is a range of addresses, such as `10.0.0.0/8`.
+pub(super) fn is_cidr(text: &str) -> bool {
+    range(text).is_some()
+}
+
+/// Whether a range lies within another and is smaller. What is no range is not judged.
+fn is_within(inner: &str, outer: &str) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+        IpAddr::V6(address) => u128::from(address),
+    };
+    let (Some((inner, length)), Some((outer, wide))) = (range(inner), range(outer)) else { return true };
+    let mask = u128::MAX.checked_shl(128 - u32::from(wide)).unwrap_or(0);
+    inner.is_ipv6() == outer.is_ipv6() && length > wide && bits(inner) & mask == bits(outer) & mask
+}
+
 pub(super) fn service(faults: &mut Faults, object: &Value) {
     let Some(spec) = get(object, "spec") else { return faults.required("spec.ports", "") };
     let service_type = text(spec, "type").unwrap_or("ClusterIP");
@@ -59,12 +84,57 @@ pub(super) fn service(faults: &mut Faults, object: &Value) {
         let rule = "may only be set for externally-accessible services";
         faults.invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], rule);
     }
+    families(faults, spec);
+    balancer(faults, spec, service_type);
     metadata::labels(faults, spec, "spec", "selector");
     for (i, address) in items(spec, "externalIPs").iter().enumerate() {
         if address.as_str().is_none_or(|address| address.parse::<IpAddr>().is_err()) {
             faults.invalid(format!("spec.externalIPs[{i}]"), address, "must be a valid IP address");
         }
     }
+}
+
+/// Families of addresses: this engine gives IPv4 addresses to Services, and no others.
+fn families(faults: &mut Faults, spec: &Value) {
+    let families = items(spec, "ipFamilies");
+    if families.len() > 2 {
+        faults.invalid("spec.ipFamilies", &json!(families), "may only hold up to 2 values");
+    }
+    for (i, family) in families.iter().enumerate() {
+        let at = format!("spec.ipFamilies[{i}]");
+        match family.as_str() {
+            Some("IPv4") if families[..i].contains(family) => faults.duplicate(at, family),
+            Some("IPv4") => {}
+            Some("IPv6") => faults.invalid(at, family, "not configured on this cluster"),
+            _ => faults.not_supported(at, family, &["IPv4", "IPv6"]),
+        }
+    }
+    if text(spec, "ipFamilyPolicy") == Some("RequireDualStack") {
+        let rule = "this cluster is not configured for dual-stack services";
+        faults.invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], rule);
+    }
+}
+
+/// What only balancers have.
+fn balancer(faults: &mut Faults, spec: &Value, service_type: &str) {
+    let ranges = items(spec, "loadBalancerSourceRanges");
+    if !ranges.is_empty() && service_type != "LoadBalancer" {
+        faults.forbidden("spec.loadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'");
+    }
+    for (i, range) in ranges.iter().enumerate() {
+        if !range.as_str().is_some_and(|range| is_cidr(range.trim())) {
+            faults.invalid(format!("spec.loadBalancerSourceRanges[{i}]"), range, CIDR);
+        }
+    }
+    if text(spec, "loadBalancerClass").is_some() && service_type != "LoadBalancer" {
+        faults.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'");
+    }
+    let local = service_type == "LoadBalancer" && text(spec, "externalTrafficPolicy") == Some("Local");
+    if spec["healthCheckNodePort"].as_i64().is_some_and(|port| port != 0) && !local {
+        let rule = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        faults.invalid("spec.healthCheckNodePort", &spec["healthCheckNodePort"], rule);
+    }
+    faults.one_of(spec, "spec", "trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]);
 }
 
 fn service_ports(faults: &mut Faults, spec: &Value, service_type: &str, headless: bool) {
@@ -269,16 +339,75 @@ fn policy_peer(faults: &mut Faults, peer: &Value, path: &str) {
     match get(peer, "ipBlock") {
         Some(_) if selectors => faults.forbidden(path, "may not specify both ipBlock and another peer"),
         Some(block) => {
-            let good = text(block, "cidr").and_then(|cidr| cidr.split_once('/')).is_some_and(|(address, length)| {
-                let most = if address.contains(':') { 128 } else { 32 };
-                address.parse::<IpAddr>().is_ok() && length.parse::<u8>().is_ok_and(|length| length <= most)
-            });
-            if !good {
-                let rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-                faults.invalid(format!("{path}.ipBlock.cidr"), &block["cidr"], rule);
+            if !text(block, "cidr").is_some_and(is_cidr) {
+                faults.invalid(format!("{path}.ipBlock.cidr"), &block["cidr"], CIDR);
+            }
+            for (i, range) in items(block, "except").iter().enumerate() {
+                let at = format!("{path}.ipBlock.except[{i}]");
+                if !range.as_str().is_some_and(is_cidr) {
+                    faults.invalid(at, range, CIDR);
+                } else if !is_within(range.as_str().unwrap_or_default(), text(block, "cidr").unwrap_or_default()) {
+                    faults.invalid(at, range, "must be a strict subset of `cidr`");
+                }
             }
         }
         None if !selectors => faults.required(path, "must specify a peer"),
         None => {}
+    }
+}
+
+/// The longest name of a controller of an IngressClass, in characters.
+const CONTROLLER_MAX: usize = 250;
+
+pub(super) fn ingress_class(faults: &mut Faults, class: &Value) {
+    let controller = text(&class["spec"], "controller").unwrap_or_default();
+    let at = "spec.controller";
+    if controller.is_empty() {
+        return faults.required(at, "");
+    }
+    if controller.chars().count() > CONTROLLER_MAX {
+        faults.too_long(at, CONTROLLER_MAX);
+    }
+    match controller.split_once('/') {
+        Some((domain, path)) if !path.is_empty() => faults.named(at, controller, names::check_subdomain(domain)),
+        _ => {
+            let rule = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            faults.invalid(at, &json!(controller), rule);
+        }
+    }
+}
+
+pub(super) fn endpoints(faults: &mut Faults, object: &Value) {
+    for (i, subset) in items(object, "subsets").iter().enumerate() {
+        let path = format!("subsets[{i}]");
+        if items(subset, "addresses").is_empty() && items(subset, "notReadyAddresses").is_empty() {
+            faults.required(&path, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for field in ["addresses", "notReadyAddresses"] {
+            for (j, address) in items(subset, field).iter().enumerate() {
+                let at = format!("{path}.{field}[{j}].ip");
+                let ip = text(address, "ip").map(|text| (text, text.parse::<IpAddr>()));
+                match ip {
+                    None => faults.required(at, ""),
+                    Some((text, Err(_))) => faults.invalid(at, &json!(text), "must be a valid IP address"),
+                    Some((text, Ok(ip))) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
+                        let rule = "may not be in the loopback, unspecified or multicast range";
+                        faults.invalid(at, &json!(text), rule);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let ports = items(subset, "ports");
+        for (j, port) in ports.iter().enumerate() {
+            let at = format!("{path}.ports[{j}]");
+            match text(port, "name") {
+                Some(name) => faults.named(&format!("{at}.name"), name, names::check_label(name)),
+                None if ports.len() > 1 => faults.required(format!("{at}.name"), ""),
+                None => {}
+            }
+            faults.between(port, &at, "port", (1, 65_535));
+            faults.one_of(port, &at, "protocol", &["SCTP", "TCP", "UDP"]);
+        }
     }
 }

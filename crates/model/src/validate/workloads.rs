@@ -91,6 +91,24 @@ pub(super) fn replica_set(faults: &mut Faults, object: &Value) {
     faults.not_negative(spec, "spec", "minReadySeconds");
 }
 
+/// Its selector is a plain map of labels.
+pub(super) fn replication_controller(faults: &mut Faults, object: &Value) {
+    let Some(spec) = get(object, "spec") else { return faults.required("spec", "") };
+    let selector = &spec["selector"];
+    if selector.as_object().is_none_or(serde_json::Map::is_empty) {
+        faults.required("spec.selector", "");
+    }
+    faults.not_negative(spec, "spec", "replicas");
+    faults.not_negative(spec, "spec", "minReadySeconds");
+    let Some(template) = get(spec, "template") else { return faults.required("spec.template", "") };
+    let labels = &template["metadata"]["labels"];
+    if selector.as_object().into_iter().flatten().any(|(key, value)| labels.get(key) != Some(value)) {
+        faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`");
+    }
+    pod::check_template(faults, template, "spec.template");
+    lives_for_ever(faults, spec);
+}
+
 pub(super) fn stateful_set(faults: &mut Faults, object: &Value) {
     let Some(spec) = get(object, "spec") else { return faults.required("spec", "") };
     selector_and_template(faults, &with_claims(spec), "statefulset");

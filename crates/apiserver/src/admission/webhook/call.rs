@@ -21,15 +21,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::api::Api;
+use crate::guard;
 use crate::limits::BODY_BYTES_MAX;
 use crate::rest;
 
 /// Bundles whose TLS settings are kept, for the sessions they can resume.
 const BUNDLES_MAX: usize = 64;
 
-/// Why a webhook gave no answer.
+/// Why a webhook gave no answer: one of admission, or one that converts.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     #[error("{0}")]
     Configuration(String),
     #[error("service {0:?} not found")]
@@ -84,7 +85,7 @@ struct Destination {
 }
 
 /// Asks; the answer is the whole AdmissionReview.
-pub(super) async fn ask(api: &Api, client: &Value, review: &Value, limit: Duration) -> Result<Value, CallError> {
+pub(crate) async fn ask(api: &Api, client: &Value, review: &Value, limit: Duration) -> Result<Value, CallError> {
     let destination = destination(api, client, limit).await?;
     let tls = api.bundles.get(client["caBundle"].as_str().unwrap_or_default())?;
     let url = destination.url.to_string();
@@ -134,7 +135,7 @@ async fn exchange(to: &Destination, tls: Arc<ClientConfig>, review: &Value) -> R
     let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(refused)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-    let carried = tokio::spawn(connection);
+    let carried = guard::spawn(connection);
     let authority = to.url.authority().map(ToString::to_string).unwrap_or_default();
     let path = to.url.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)

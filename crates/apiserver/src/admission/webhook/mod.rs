@@ -22,12 +22,13 @@ use mainstay_model::status::ApiError;
 use mainstay_model::{defaults, meta, patch};
 use serde_json::Value;
 
-pub(crate) use call::Bundles;
+pub(crate) use call::{Bundles, ask as ask_webhook};
 pub(super) use review::question;
 pub(super) use rules::word;
 
 use self::review::Answer;
 use self::rules::Subject;
+use super::judge::Caller;
 use super::{Operation, Review, forbidden};
 use crate::api::Api;
 use crate::decode::{self, Unknown};
@@ -57,25 +58,37 @@ impl Chosen {
     }
 }
 
-/// Lets the mutating webhooks change `object`; answers whether any did.
+/// The webhooks that are to see the object once more if others change it, with what each left behind.
+#[derive(Default)]
+pub(super) struct Round(Vec<(Chosen, Value)>);
+
+/// Lets the mutating webhooks change `object`; answers also whether any did.
 ///
 /// # Errors
 /// A refusal, or a failure that the webhook's policy does not ignore.
-pub(super) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) -> Result<bool, ApiError> {
-    let chosen = choose(api, "MutatingWebhookConfiguration", review, object).await?;
-    let before = object.clone();
-    // What each webhook left behind.
-    let mut left: Vec<Value> = Vec::with_capacity(chosen.len());
-    for webhook in &chosen {
-        change(api, webhook, review, object).await?;
-        left.push(object.clone());
-    }
-    for (webhook, left) in chosen.iter().zip(left) {
-        if webhook.webhook()["reinvocationPolicy"] == "IfNeeded" && left != *object {
-            change(api, webhook, review, object).await?;
+pub(super) async fn mutate(api: &Api, review: Review<'_>, object: &mut Value) -> Result<(Round, bool), ApiError> {
+    let (mut round, mut any) = (Round::default(), false);
+    for webhook in choose(api, "MutatingWebhookConfiguration", review, object).await? {
+        any |= change(api, &webhook, review, object).await?;
+        if webhook.webhook()["reinvocationPolicy"] == "IfNeeded" {
+            round.0.push((webhook, object.clone()));
         }
     }
-    Ok(before != *object)
+    Ok((round, any))
+}
+
+/// Asks those webhooks of a round again that asked for it, if the object is not what they left.
+///
+/// # Errors
+/// As for [`mutate`].
+pub(super) async fn again(api: &Api, review: Review<'_>, object: &mut Value, round: Round) -> Result<bool, ApiError> {
+    let mut any = false;
+    for (webhook, left) in round.0 {
+        if left != *object {
+            any |= change(api, &webhook, review, object).await?;
+        }
+    }
+    Ok(any)
 }
 
 /// Asks the validating webhooks.
@@ -136,11 +149,11 @@ async fn namespace_labels(api: &Api, review: Review<'_>, object: &Value) -> Resu
     Ok(Some(namespace.map(|namespace| namespace["metadata"]["labels"].clone()).unwrap_or_default()))
 }
 
-/// Asks one mutating webhook and takes its patch.
-async fn change(api: &Api, webhook: &Chosen, review: Review<'_>, object: &mut Value) -> Result<(), ApiError> {
-    let Some(changes) = ask(api, webhook, review, object).await?.patch else { return Ok(()) };
+/// Asks one mutating webhook and takes its patch; answers whether it changed anything.
+async fn change(api: &Api, webhook: &Chosen, review: Review<'_>, object: &mut Value) -> Result<bool, ApiError> {
+    let Some(changes) = ask(api, webhook, review, object).await?.patch else { return Ok(false) };
     if object.is_null() {
-        return Ok(());
+        return Ok(false);
     }
     let failed = |error: &dyn std::fmt::Display| {
         let name = webhook.name();
@@ -153,8 +166,9 @@ async fn change(api: &Api, webhook: &Chosen, review: Review<'_>, object: &mut Va
         decode::check(call, &mut changed, Unknown::Ignore).map_err(|error| failed(&error.message))?;
         defaults::apply_defaults(call.resource.rules(), &mut changed);
     }
+    let any = changed != *object;
     *object = changed;
-    Ok(())
+    Ok(any)
 }
 
 /// Checks the conditions of a webhook configuration that is written.
@@ -193,6 +207,7 @@ async fn is_meant(
         request,
         params: &null,
         namespace: namespace.as_deref().unwrap_or(&null),
+        judge: &Caller { api, user: &review.call.user },
     };
     let compiled = Conditions::compile(&webhook["matchConditions"], "matchConditions");
     let compiled = compiled.map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));

@@ -2,70 +2,21 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use tokio_rustls::TlsAcceptor;
 
+use crate::testing::hook::Hook;
 use crate::testing::{World, admin};
 
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/shop/configmaps";
 
-/// A webhook that answers what `answer` makes of the request; it keeps the requests.
-struct Hook {
-    url: String,
-    bundle: String,
-    requests: Arc<Mutex<Vec<Value>>>,
+trait Definition {
+    fn definition(&self, name: &str, more: &Value) -> Value;
 }
 
-impl Hook {
-    async fn start(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let tls = rustls::ServerConfig::builder().with_no_client_auth();
-        let tls = tls.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://{}/hook", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let (kept, answer, acceptor) = (requests.clone(), Arc::new(answer), TlsAcceptor::from(Arc::new(tls)));
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (kept, answer, acceptor) = (kept.clone(), answer.clone(), acceptor.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let (kept, answer) = (kept.clone(), answer.clone());
-                        async move {
-                            let body = request.into_body().collect().await.unwrap().to_bytes();
-                            let request = serde_json::from_slice::<Value>(&body).unwrap()["request"].clone();
-                            let mut response = answer(&request);
-                            response["uid"] = request["uid"].clone();
-                            kept.lock().unwrap().push(request);
-                            let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
-                            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(review.to_string()))))
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        Self { url, bundle: STANDARD.encode(made.cert.pem()), requests }
-    }
-
+impl Definition for Hook {
     /// A webhook in a configuration, on writes of config maps.
     fn definition(&self, name: &str, more: &Value) -> Value {
         let mut definition = json!({
@@ -147,11 +98,11 @@ async fn mutating_webhooks_go_one_after_another_and_again_if_needed() {
 }
 
 #[tokio::test]
-async fn selectors_choose_and_dry_runs_need_leave() {
+async fn selectors_choose_and_dry_runs_are_asked_about() {
     let world = world().await;
     let refuse = async || Hook::start(|_| json!({"allowed": false})).await;
     let elsewhere = json!({"namespaceSelector": {"matchLabels": {"team": "b"}}});
-    let labelled = json!({"objectSelector": {"matchLabels": {"guarded": "yes"}}, "sideEffects": "Some"});
+    let labelled = json!({"objectSelector": {"matchLabels": {"guarded": "yes"}}});
     let webhooks = json!([
         refuse().await.definition("n.example.com", &elsewhere),
         refuse().await.definition("o.example.com", &labelled)
@@ -163,7 +114,7 @@ async fn selectors_choose_and_dry_runs_need_leave() {
     let refused = world.call(admin(), "POST", MAPS, &guarded).await;
     assert_eq!(refused.refused(400), "admission webhook \"o.example.com\" denied the request without explanation");
     let dry = world.call(admin(), "POST", &format!("{MAPS}?dryRun=All"), &guarded).await;
-    assert_eq!(dry.refused(400), "admission webhook \"o.example.com\" does not support dry run");
+    assert_eq!(dry.refused(400), "admission webhook \"o.example.com\" denied the request without explanation");
     // A configuration can always be removed.
     let path = format!("{CONFIGURATIONS}/validatingwebhookconfigurations/w");
     world.call(admin(), "DELETE", &path, &Value::Null).await.ok();

@@ -170,5 +170,6 @@ pub(in crate::cel) fn shown(value: &Val<'_>) -> String {
         Val::Cidr(cidr) => cidr.to_string(),
         Val::Semver(version) => version.to_string(),
         Val::Format(name) => (*name).to_owned(),
+        Val::Check(_) | Val::Decision(_) => value.type_name().to_owned(),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/cel/#cel-options-language-features-and-libraries>.
 
+pub(super) mod authz;
 mod conversions;
 pub(super) mod format;
 mod formats;
@@ -89,6 +90,7 @@ const LIBRARIES: &[&[Row]] = &[
     formats::ROWS,
     optional::ROWS,
     format::ROWS,
+    authz::ROWS,
 ];
 
 /// Functions and, second, methods by their names.

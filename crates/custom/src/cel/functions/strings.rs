@@ -31,6 +31,9 @@ pub(super) const ROWS: &[Row] = &[
         }
         _ => Err(NO_OVERLOAD),
     }),
+    function("jsonpatch.escapeKey", MAP, Price::Scan, |args, _| {
+        map(args, |text| text.replace('~', "~0").replace('/', "~1"))
+    }),
     function("strings.quote", MAP, Price::Scan, |args, _| map(args, |text| format!("{text:?}"))),
     method("charAt", &["string, int -> string"], Price::Scan, |args, _| match args {
         [Val::Text(text), Val::Int(at)] => {

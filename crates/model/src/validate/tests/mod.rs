@@ -9,6 +9,7 @@ use super::*;
 use crate::defaults::apply_defaults;
 use pod_tests::pod;
 
+mod bounds_tests;
 mod pod_tests;
 
 /// Creates with defaults and shows the faults as `field: message`.

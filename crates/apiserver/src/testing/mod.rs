@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::unnecessary_wraps)]
 
+pub(crate) mod hook;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
