@@ -41,7 +41,8 @@ impl Members {
     pub fn start(more: &str) -> Self {
         let all = Self::of("postgres", &format!("  parameters: {PARAMETERS}\n{more}"));
         all.until_whole("the beginning");
-        all.query("CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)").unwrap();
+        let table = "CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)";
+        all.until("the table is made", |it| it.query(table).is_some());
         all
     }
 
