@@ -170,7 +170,7 @@ impl Manager {
     }
 
     /// The pods that files stand for, with what the API says of their copies.
-    fn from_files(&mut self) -> Vec<Arc<Pod>> {
+    fn read_files(&mut self) -> Vec<Arc<Pod>> {
         let config = &self.context.config;
         let own = self.files.read(&Files::directory(&config.data_dir), &config.name);
         self.context.static_pods.send_if_modified(|known| {
@@ -197,7 +197,7 @@ impl Manager {
 
     fn reconcile(&mut self) {
         self.workers.retain(|_, handle| !handle.task.is_finished());
-        let mut wanted = self.from_files();
+        let mut wanted = self.read_files();
         // Before the API was heard nothing is known of its pods.
         let synced = self.context.pods.is_synced();
         if synced {

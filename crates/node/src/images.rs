@@ -275,7 +275,7 @@ pub async fn collect(context: Arc<Context>) {
         }
         if looked.elapsed() >= LOOK {
             looked = tokio::time::Instant::now();
-            remove(&context, |disk| disk.to_free()).await;
+            remove(&context, gc::Disk::to_free).await;
         }
     }
 }

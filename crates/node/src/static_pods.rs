@@ -138,7 +138,7 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     apply_defaults("Pod", &mut value);
     let mut pod: Pod = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let part = |salt: u8| fnv1a_32(format!("{salt}/{node}/{}/{text}", path.display()).into_bytes());
-    let hash: String = (0..4).map(|salt| format!("{:08x}", part(salt))).collect();
+    let hash = format!("{:08x}{:08x}{:08x}{:08x}", part(0), part(1), part(2), part(3));
     let meta = &mut pod.metadata;
     let name = meta.name.take().filter(|name| !name.is_empty()).ok_or("the pod has no name")?;
     meta.name = Some(format!("{name}-{node}"));

@@ -17,6 +17,7 @@ pub mod rank;
 pub mod signals;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +121,7 @@ async fn evict(context: &Arc<Context>, group: &NodeCgroup, signal: Signal, seen:
     let mut message = seen.message(signal, &context.config.eviction);
     if signal == Signal::Memory || signal == Signal::Disk {
         let (used, requested) = (chosen.used / 1024, chosen.requested / 1024);
-        message.push_str(&format!("The pod was using {used}Ki, request is {requested}Ki. "));
+        let _ = write!(message, "The pod was using {used}Ki, request is {requested}Ki. ");
     }
     tracing::warn!(pod = chosen.uid, priority = chosen.priority, used = chosen.used, message, "pod evicted");
     context.tell(&chosen.uid, Input::Stop(Stopped::evicted(message, GRACE)));

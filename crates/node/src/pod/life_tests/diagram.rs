@@ -149,7 +149,7 @@ impl Walk<'_> {
                 None => Input::Tick,
             },
             _ => {
-                let wake = self.machine.next_wake().map_or(self.now_ms + 1_000, |at| at.as_millisecond());
+                let wake = self.machine.next_wake().map_or(self.now_ms + 1_000, jiff::Timestamp::as_millisecond);
                 self.now_ms = wake.max(self.now_ms);
                 Input::Tick
             }
