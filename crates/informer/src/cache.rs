@@ -382,7 +382,7 @@ mod tests {
         cache.observe_deleted(&ObjectKey::new("default", "c"), 7);
         assert_eq!(
             (names("default", "u"), names("default", "w"), names("default", "")),
-            ("b d".into(), "".into(), "a".into())
+            ("b d".into(), String::new(), "a".into())
         );
         assert_eq!(names("other", "u"), "");
         assert_eq!(cache.in_namespace("default", |_| true).len(), 3);
