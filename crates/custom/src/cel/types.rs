@@ -102,9 +102,8 @@ impl Type {
 
     /// An object with these fields, by their plain names.
     pub fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Type)>) -> Self {
-        let fields = fields
-            .into_iter()
-            .filter_map(|(name, field_type)| Some((escape(name)?, Field { name: name.to_owned(), field_type })));
+        let field = |(name, field_type): (&str, Type)| (name.to_owned(), Field { name: name.to_owned(), field_type });
+        let fields = fields.into_iter().map(field);
         Self::Object(Arc::new(ObjectType { fields: fields.collect() }))
     }
 }

@@ -89,6 +89,8 @@ fn mistakes_are_refused() {
     );
     assert!(faults(json!({"validations": [{"expression": "variables.y"}]}))[0].contains("undefined field 'y'"));
     assert!(faults(json!({"validations": [{"expression": "1"}]}))[0].contains("must evaluate to bool"));
+    // A word of the language, but the request's field has no other name.
+    assert_eq!(faults(json!({"validations": [{"expression": "request.namespace == ''"}]})), Vec::<String>::new());
     assert!(faults(json!({}))[0].starts_with("spec.validations: Required value"));
     let binding = json!({"spec": {"policyName": "p", "validationActions": ["Deny", "Warn"]}});
     let validate_binding = |binding: &Value| validate("ValidatingAdmissionPolicyBinding", binding);
