@@ -104,7 +104,7 @@ fn connections_spread_and_stick_and_survive_changes() {
 
 #[test]
 fn connections_to_an_endpoint_that_is_gone_are_cut_where_that_is_asked_for() {
-    let cluster = Cluster::up(223);
+    let cluster = Cluster::up(226);
     let pods = [cluster.pod(1, 5), cluster.pod(2, 5), cluster.pod(3, 5)];
     let primary = |at: usize| ServicePort { cut: true, ..service(&cluster, 1, &[&pods[at]]) };
     cluster.apply(&[primary(0)]);
