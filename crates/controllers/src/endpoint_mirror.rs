@@ -18,8 +18,8 @@ use mainstay_informer::{Change, ObjectKey};
 use crate::action::{Action, Attempt, Now, Object, Plan, Target};
 use crate::caches::Caches;
 use crate::driver::{Controller, Wiring};
-use crate::endpoint_slice::{MANAGER_LABEL, SERVICE_LABEL, selector_of};
-use crate::object::{Labels, annotation, controller_reference, is_terminating, name};
+use crate::endpoint_slice::{MANAGER_LABEL, SERVICE_LABEL, selector_of, slice_of};
+use crate::object::{annotation, is_terminating, name};
 
 /// Addresses of one subset; those beyond are left out.
 pub(crate) const ADDRESSES_MAX: usize = 1000;
@@ -112,27 +112,13 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
 }
 
 fn slice(source: &Endpoints, subset: &EndpointSubset, family: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
-    let mut labels: Labels = source.metadata.labels.clone().unwrap_or_default();
-    labels.insert(SERVICE_LABEL.to_owned(), name(source).to_owned());
-    labels.insert(MANAGER_LABEL.to_owned(), MANAGER.to_owned());
     let ports = subset.ports.iter().flatten().map(|port| EndpointPort {
         name: Some(port.name.clone().unwrap_or_default()),
         port: Some(port.port),
         protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())),
         app_protocol: port.app_protocol.clone(),
     });
-    EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", name(source))),
-            namespace: source.metadata.namespace.clone(),
-            labels: Some(labels),
-            owner_references: Some(vec![controller_reference(source)]),
-            ..ObjectMeta::default()
-        },
-        address_type: family.to_owned(),
-        endpoints: Some(endpoints),
-        ports: Some(ports.collect()),
-    }
+    slice_of(source, MANAGER, family, ports.collect(), endpoints)
 }
 
 /// The controller that mirrors Endpoints.

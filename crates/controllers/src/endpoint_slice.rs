@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use mainstay_informer::{Change, ObjectKey};
+use mainstay_informer::{Change, Kind, ObjectKey};
 use mainstay_model::quantity::Quantity;
 
 use crate::action::{Action, Attempt, Now, Object, Plan, Target};
@@ -138,29 +138,41 @@ fn replace_if_changed(
 
 /// A slice with these endpoints, not yet named.
 fn slice(service: &Service, ports: &Ports, endpoints: Vec<Endpoint>) -> EndpointSlice {
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.insert(SERVICE_LABEL.to_owned(), name(service).to_owned());
-    labels.insert(MANAGER_LABEL.to_owned(), MANAGER.to_owned());
-    if is_headless(service) {
-        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
-    }
     let ports = ports.iter().map(|(name, protocol, port, app_protocol)| EndpointPort {
         name: Some(name.clone()),
         protocol: Some(protocol.clone()),
         port: Some(*port),
         app_protocol: app_protocol.clone(),
     });
+    let mut slice = slice_of(service, MANAGER, "IPv4", ports.collect(), endpoints);
+    if is_headless(service) {
+        slice.metadata.labels.get_or_insert_default().insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    slice
+}
+
+/// A new slice that a controller keeps for a Service, or for the Endpoints of its name.
+pub(crate) fn slice_of<K: Kind>(
+    source: &K,
+    manager: &str,
+    family: &str,
+    ports: Vec<EndpointPort>,
+    endpoints: Vec<Endpoint>,
+) -> EndpointSlice {
+    let mut labels: Labels = source.meta().labels.clone().unwrap_or_default();
+    labels.insert(SERVICE_LABEL.to_owned(), name(source).to_owned());
+    labels.insert(MANAGER_LABEL.to_owned(), manager.to_owned());
     EndpointSlice {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", name(service))),
-            namespace: service.metadata.namespace.clone(),
+            generate_name: Some(format!("{}-", name(source))),
+            namespace: source.meta().namespace.clone(),
             labels: Some(labels),
-            owner_references: Some(vec![controller_reference(service)]),
+            owner_references: Some(vec![controller_reference(source)]),
             ..ObjectMeta::default()
         },
-        address_type: "IPv4".to_owned(),
+        address_type: family.to_owned(),
         endpoints: Some(endpoints),
-        ports: Some(ports.collect()),
+        ports: Some(ports),
     }
 }
 

@@ -102,12 +102,17 @@ pub(crate) fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCond
 ///
 /// Source: <https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions>.
 pub(crate) fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Pod {
+    with_condition(pod, "DisruptionTarget", "True", reason, message, now)
+}
+
+/// The pod with this condition in place of the one of its type.
+pub(crate) fn with_condition(pod: &Pod, type_: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Pod {
     let mut pod = pod.clone();
     let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+    conditions.retain(|condition| condition.type_ != type_);
     conditions.push(PodCondition {
-        type_: "DisruptionTarget".to_owned(),
-        status: "True".to_owned(),
+        type_: type_.to_owned(),
+        status: status.to_owned(),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
         last_transition_time: Some(time(now)),

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use mainstay_informer::{Change, ObjectKey};
 use mainstay_model::fencing::{self, Fence};
 use serde_json::json;
@@ -39,6 +39,7 @@ use crate::caches::{Caches, LEASE_NAMESPACE};
 use crate::driver::{Clock, Controller, Wiring};
 use crate::object::{
     annotation, disrupted, is_finished, is_ready, is_terminating, name, namespace, node_of, reference, time, uid,
+    with_condition,
 };
 use crate::placement::tolerates;
 use crate::settings::HeartbeatSettings;
@@ -250,18 +251,8 @@ fn taints(view: &View, now: Timestamp) -> Option<Vec<Taint>> {
 
 /// The pod taken out of the endpoints.
 fn withdrawn(pod: &Pod, node: &Node, now: Timestamp) -> Pod {
-    let mut pod = pod.clone();
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != "Ready");
-    conditions.push(PodCondition {
-        type_: "Ready".to_owned(),
-        status: "False".to_owned(),
-        reason: Some(SUSPECTED_REASON.to_owned()),
-        message: Some(format!("Node {} is not heard; its agent corrects this when it is back.", name(node))),
-        last_transition_time: Some(time(now)),
-        ..PodCondition::default()
-    });
-    pod
+    let message = format!("Node {} is not heard; its agent corrects this when it is back.", name(node));
+    with_condition(pod, "Ready", "False", SUSPECTED_REASON, &message, now)
 }
 
 /// How long a pod may stay on a node.
