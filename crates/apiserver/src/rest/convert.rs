@@ -13,10 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_custom::conversion::{Conversion, converted, request};
 use mainstay_model::status::ApiError;
-use mainstay_store::Entry;
+use mainstay_store::{Entry, Error as StoreError, Expect};
 use serde_json::{Value, json};
 
 use super::object::{decode, encode, finish, meta_mut, new_uid, parse};
+use super::strategy;
 use crate::admission::ask_webhook;
 use crate::api::Api;
 use crate::registry::{Custom, Served};
@@ -79,6 +80,24 @@ pub(super) async fn to_bytes(api: &Api, resource: &Served, object: &Value) -> Re
     let stored = custom.version.storage_api_version();
     let converted = ask(api, resource, &stored, std::slice::from_ref(object)).await?;
     converted.first().map(|object| encode(resource, object)).ok_or_else(|| ApiError::internal("nothing was converted"))
+}
+
+/// Stores an object, and answers with what lies in the store then; or with why the store did not take it.
+///
+/// # Errors
+/// As for [`from_entries`].
+pub(super) async fn put(
+    api: &Api,
+    resource: &Served,
+    key: &str,
+    object: &Value,
+    expect: Expect,
+) -> Result<Result<Value, StoreError>, ApiError> {
+    let bytes = to_bytes(api, resource, object).await?;
+    match strategy::put(api, resource, key, bytes, expect).await {
+        Ok(entry) => from_entry(api, resource, &entry).await.map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
 }
 
 async fn ask(api: &Api, resource: &Served, wanted: &str, objects: &[Value]) -> Result<Vec<Value>, ApiError> {

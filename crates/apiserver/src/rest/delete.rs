@@ -14,7 +14,7 @@ use mainstay_model::status::ApiError;
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::{Value, json};
 
-use super::convert::{from_entry, to_bytes};
+use super::convert::{self, from_entry};
 use super::list::{Filter, select};
 use super::object::{meta, meta_mut, parse_body};
 use super::options::ListOptions;
@@ -157,11 +157,7 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
                 object
             })
         } else {
-            let bytes = to_bytes(api, &call.resource, &new).await?;
-            match strategy::put(api, &call.resource, &call.key(), bytes, expect).await {
-                Ok(entry) => Ok(from_entry(api, &call.resource, &entry).await?),
-                Err(error) => Err(error),
-            }
+            convert::put(api, &call.resource, &call.key(), &new, expect).await?
         };
         match written {
             Ok(object) => return Ok((object, gone)),

@@ -7,7 +7,7 @@ use mainstay_model::{defaults, validate};
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::Value;
 
-use super::convert::{from_entry, to_bytes};
+use super::convert::{self, from_entry};
 use super::create::check_kind;
 use super::object::{meta, meta_mut, parse_object};
 use super::owners::{self, Owners};
@@ -150,11 +150,7 @@ pub(super) async fn change_as(
         let written = if strategy::is_finished(resource, &new) {
             strategy::remove(api, &call.key(), expect).await.map(|_| new)
         } else {
-            let bytes = to_bytes(api, resource, &new).await?;
-            match strategy::put(api, resource, &call.key(), bytes, expect).await {
-                Ok(entry) => Ok(from_entry(api, resource, &entry).await?),
-                Err(error) => Err(error),
-            }
+            convert::put(api, resource, &call.key(), &new, expect).await?
         };
         match written {
             Err(StoreError::Conflict { .. }) => {}
