@@ -18,10 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::core::headers::{TRACEPARENT, traceparent};
 use crate::table::settings::UpstreamSettings;
 use crate::upstream::{Connection, Exchange, Outgoing, connect};
 
@@ -39,8 +40,6 @@ const SAMPLED: u8 = 1;
 const KIND_SERVER: u8 = 2;
 /// OTLP's `StatusCode` of an error.
 const STATUS_ERROR: u8 = 2;
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Where traces go.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,8 +117,7 @@ impl Tracer {
         }
         let (trace, parent) = told.map_or_else(|| (fastrand::u128(1..), 0), |(trace, parent, _)| (trace, parent));
         let id = fastrand::u64(1..);
-        let value = HeaderValue::try_from(format!("00-{trace:032x}-{id:016x}-01"));
-        headers.insert(TRACEPARENT, value.ok()?);
+        headers.insert(TRACEPARENT, traceparent(trace, id, true));
         let began_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_nanos() as u64);
         Some(Span { trace, id, parent, began_ns, method: method.clone(), path: path.to_owned() })
     }

@@ -14,7 +14,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers a client must not be able to take away by naming them in `Connection`.
 const PROTECTED: [HeaderName; 6] =
@@ -153,7 +153,7 @@ impl Forwarding {
         }
         append(headers, VIA, &HeaderValue::from_static("1.1 mainstay"));
         if !headers.contains_key(TRACEPARENT) {
-            headers.insert(TRACEPARENT, traceparent(fastrand::u128(1..), fastrand::u64(1..)));
+            headers.insert(TRACEPARENT, traceparent(fastrand::u128(1..), fastrand::u64(1..), false));
         }
     }
 }
@@ -171,8 +171,8 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     }
 }
 
-/// A new trace that is not sampled (W3C Trace Context, 3.2).
-fn traceparent(trace: u128, span: u64) -> HeaderValue {
+/// A trace and a span of it (W3C Trace Context, 3.2).
+pub(crate) fn traceparent(trace: u128, span: u64, sampled: bool) -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     // By hand: formatting costs more than the rest of what is added to a request.
@@ -184,6 +184,7 @@ fn traceparent(trace: u128, span: u64) -> HeaderValue {
         text[36 + 2 * at] = DIGITS[usize::from(byte >> 4)];
         text[37 + 2 * at] = DIGITS[usize::from(byte & 15)];
     }
+    text[54] = DIGITS[usize::from(sampled)];
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 

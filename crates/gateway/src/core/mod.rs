@@ -9,7 +9,7 @@ mod accept;
 mod cached;
 mod convert;
 mod forward;
-mod headers;
+pub(crate) mod headers;
 mod keys;
 mod live;
 mod proxy_protocol;

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::plan::{self, Backend, Endpoint, Kind, Plan, Route, Rule, milliseconds, name_of, span};
+use crate::import::words::Worded as _;
 use acl::Acls;
 use sections::{Line, Section, sections};
 

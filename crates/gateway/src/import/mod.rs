@@ -14,6 +14,7 @@ mod haproxy;
 mod nginx;
 mod objects;
 mod plan;
+mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

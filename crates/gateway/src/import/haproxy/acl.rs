@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::sections::{Line, Section};
 use super::untranslated;
 use crate::import::plan::{Plan, whole};
+use crate::import::words::Worded as _;
 
 /// A field of a match that is no field of the Gateway API's: the hosts, which belong to the route.
 pub(super) const HOSTS: &str = "#hosts";

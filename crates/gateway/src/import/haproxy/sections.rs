@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::import::words::Worded;
+
 const SECTIONS: &[&str] = &[
     "global",
     "defaults",
@@ -29,19 +31,9 @@ pub(super) struct Line {
     pub(super) words: Vec<String>,
 }
 
-impl Line {
-    pub(super) fn name(&self) -> &str {
-        self.words.first().map_or("", String::as_str)
-    }
-
-    /// The words after the name.
-    pub(super) fn args(&self) -> &[String] {
-        self.words.get(1..).unwrap_or_default()
-    }
-
-    /// The n-th word after the name, or nothing.
-    pub(super) fn arg(&self, at: usize) -> &str {
-        self.args().get(at).map_or("", String::as_str)
+impl Worded for Line {
+    fn words(&self) -> &[String] {
+        &self.words
     }
 }
 

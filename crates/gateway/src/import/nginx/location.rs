@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::parse::Directive;
 use super::{PASSED_OVER, Scope, World, backend_of, untranslated};
 use crate::import::plan::{self, Plan, Rule, bytes, milliseconds, name_of, span, whole};
+use crate::import::words::Worded as _;
 
 /// Directives that a location takes over from the blocks around it.
 const INHERITED: &[&str] = &[

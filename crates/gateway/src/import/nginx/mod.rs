@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::ImportError;
 use super::plan::{self, Backend, Endpoint, Kind, Plan, Route, Rule, name_of};
+use crate::import::words::Worded as _;
 use parse::Directive;
 
 /// Directives that say nothing about routing, or what the gateway does anyway.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::import::words::Worded;
 use crate::import::{ImportError, plan, read};
 
 /// Files that include each other are followed so deep.
@@ -18,19 +19,9 @@ pub(super) struct Directive {
     pub(super) block: Vec<Directive>,
 }
 
-impl Directive {
-    pub(super) fn name(&self) -> &str {
-        self.words.first().map_or("", String::as_str)
-    }
-
-    /// The words after the name.
-    pub(super) fn args(&self) -> &[String] {
-        self.words.get(1..).unwrap_or_default()
-    }
-
-    /// The n-th word after the name, or nothing.
-    pub(super) fn arg(&self, at: usize) -> &str {
-        self.args().get(at).map_or("", String::as_str)
+impl Worded for Directive {
+    fn words(&self) -> &[String] {
+        &self.words
     }
 }
 
