@@ -23,6 +23,7 @@
 //! *that* an object changed, with the object before and after).
 
 mod cache;
+mod kind;
 pub mod leader;
 mod subscription;
 

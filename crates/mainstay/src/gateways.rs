@@ -43,34 +43,7 @@ struct GatewaySpec {
     gateway_class_name: String,
 }
 
-impl kube::Resource for Gateway {
-    type DynamicType = ();
-    type Scope = kube::core::NamespaceResourceScope;
-
-    fn kind(&(): &()) -> std::borrow::Cow<'_, str> {
-        "Gateway".into()
-    }
-
-    fn group(&(): &()) -> std::borrow::Cow<'_, str> {
-        "gateway.networking.k8s.io".into()
-    }
-
-    fn version(&(): &()) -> std::borrow::Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(&(): &()) -> std::borrow::Cow<'_, str> {
-        "gateways".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+mainstay_informer::namespaced_kind!(Gateway, "gateway.networking.k8s.io", "v1", "Gateway", "gateways");
 
 /// Keeps gateways running while they are needed, for ever.
 pub async fn run(client: Client) {

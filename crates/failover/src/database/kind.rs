@@ -1,6 +1,5 @@
 //! The resource: its definition and its fields.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -251,31 +250,4 @@ pub mod names {
     pub const STEWARD_SECRET: &str = "steward-secret";
 }
 
-impl kube::Resource for Database {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Database".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "mainstay.dev".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1alpha1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "databases".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+mainstay_informer::namespaced_kind!(Database, "mainstay.dev", "v1alpha1", "Database", "databases");

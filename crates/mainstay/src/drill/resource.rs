@@ -43,34 +43,7 @@ struct Wanted {
     status: Value,
 }
 
-impl kube::Resource for Wanted {
-    type DynamicType = ();
-    type Scope = kube::core::NamespaceResourceScope;
-
-    fn kind(&(): &()) -> std::borrow::Cow<'_, str> {
-        "Drill".into()
-    }
-
-    fn group(&(): &()) -> std::borrow::Cow<'_, str> {
-        "mainstay.dev".into()
-    }
-
-    fn version(&(): &()) -> std::borrow::Cow<'_, str> {
-        "v1alpha1".into()
-    }
-
-    fn plural(&(): &()) -> std::borrow::Cow<'_, str> {
-        "drills".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+mainstay_informer::namespaced_kind!(Wanted, "mainstay.dev", "v1alpha1", "Drill", "drills");
 
 /// What is to be done about the Drills that there are, while none runs.
 #[derive(Debug, PartialEq, Eq)]
