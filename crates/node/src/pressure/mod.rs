@@ -95,15 +95,17 @@ async fn look(context: &Arc<Context>, group: &NodeCgroup) -> Option<Seen> {
 }
 
 fn is_up(context: &Context, uid: &str) -> bool {
-    context.with_views(|views| {
-        views.get(uid).is_some_and(|view| view.containers.values().any(|container| container.running.is_some()))
-    })
+    context.with_views(|views| views.get(uid).is_some_and(runs))
+}
+
+/// Whether any container of the pod is up.
+fn runs(view: &PodView) -> bool {
+    view.containers.values().any(|container| container.running.is_some())
 }
 
 fn running(context: &Context) -> Vec<(String, PodView)> {
-    let up = |view: &PodView| view.containers.values().any(|container| container.running.is_some());
     context.with_views(|views| {
-        views.iter().filter(|(_, view)| up(view)).map(|(uid, view)| (uid.clone(), view.clone())).collect()
+        views.iter().filter(|(_, view)| runs(view)).map(|(uid, view)| (uid.clone(), view.clone())).collect()
     })
 }
 
