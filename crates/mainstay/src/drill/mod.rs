@@ -193,7 +193,7 @@ fn shown(paths: &[PathBuf]) -> String {
 /// When there is no verdict.
 pub async fn run(args: &DrillArgs) -> Result<bool, DrillError> {
     match &args.verb {
-        None => Box::pin(drill(args)).await,
+        None => drill(args).await,
         Some(DrillVerb::Undo { kubeconfig, report, data }) => {
             let cluster = Cluster::find(kubeconfig.as_deref(), &data.data_dir, report).await?;
             println!("{} faults undone", undo(Breaker::new(cluster.client, cluster.machine, &cluster.journal)?).await?);
@@ -229,19 +229,31 @@ async fn undo(mut breaker: Breaker) -> Result<usize, FaultError> {
 
 /// A drill, from what to do to what came of it.
 async fn drill(args: &DrillArgs) -> Result<bool, DrillError> {
-    let file = if args.resource.is_none() { Some(wanted(args)?) } else { None };
-    // Held until the end: an own instance is taken down whatever happens.
-    let (own, data_dir) = instance_for(args)?;
-    let cluster = Cluster::find(args.kubeconfig.as_deref(), &data_dir, &args.report).await?;
-    let told = args.resource.as_ref().map(|key| Told::new(cluster.client.clone(), key)).transpose()?;
-    let drill = match (file, &told) {
-        (Some(drill), _) => drill,
-        (None, Some(told)) => overridden(args, told.read().await?)?,
-        (None, None) => return Err(DrillError::NoEntry(Vec::new())),
+    let Some(key) = &args.resource else {
+        let drill = wanted(args)?;
+        // Held until the end: an own instance is taken down whatever happens.
+        let (own, data_dir) = instance_for(args)?;
+        let cluster = Cluster::find(args.kubeconfig.as_deref(), &data_dir, &args.report).await?;
+        let done = carry_out(args, &drill, cluster).await;
+        drop(own);
+        let (report, page) = done?;
+        return Ok(show(args, &report, &page));
     };
-    if let Some(told) = &told {
-        told.running().await;
+    let cluster = Cluster::find(args.kubeconfig.as_deref(), &args.data.data_dir, &args.report).await?;
+    let told = Told::new(cluster.client.clone(), key)?;
+    let drill = overridden(args, told.read().await?)?;
+    told.running().await;
+    let done = carry_out(args, &drill, cluster).await;
+    match &done {
+        Ok((report, page)) => told.ended(report, page).await,
+        Err(error) => told.failed(&error.to_string()).await,
     }
+    let (report, page) = done?;
+    Ok(show(args, &report, &page))
+}
+
+/// Runs a drill and writes its report; answers with that and its page.
+async fn carry_out(args: &DrillArgs, drill: &Drill, cluster: Cluster) -> Result<(Report, PathBuf), DrillError> {
     let show = if args.quiet {
         Show::Silent
     } else if std::io::stderr().is_terminal() {
@@ -256,20 +268,18 @@ async fn drill(args: &DrillArgs) -> Result<bool, DrillError> {
         stop: told_to_stop()?,
         show,
     };
-    let result = run::run(&drill, setting).await;
-    drop(own);
-    let written = result.map_err(DrillError::from).and_then(|report| Ok((report.write(&args.report)?, report)));
-    match (&told, &written) {
-        (Some(told), Ok((page, report))) => told.ended(report, page).await,
-        (Some(told), Err(error)) => told.failed(&error.to_string()).await,
-        (None, _) => {}
-    }
-    let (page, report) = written?;
+    let report = Box::pin(run::run(drill, setting)).await?;
+    let page = report.write(&args.report)?;
+    Ok((report, page))
+}
+
+/// Shows what came of it; answers whether the verdict is good.
+fn show(args: &DrillArgs, report: &Report, page: &Path) -> bool {
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
-        Output::Text => println!("{}\nreport: {}", text::render(&report), page.display()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(report).unwrap_or_default()),
+        Output::Text => println!("{}\nreport: {}", text::render(report), page.display()),
     }
-    Ok(report.verdict.passed())
+    report.verdict.passed()
 }
 
 /// The drill of the file, or the standard set for the manifests.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use mainstay_net::plan;
 use mainstay_runtime::cgroup::Cgroups;
 use nix::sys::signal::{Signal, kill};
@@ -86,23 +87,6 @@ kind: Service
 metadata: {name: web}
 spec: {selector: {app: web}, ports: [{port: 80}]}
 ";
-
-/// A seeded source of choices (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end.max(1) as u64) as usize
-    }
-
-    fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
-        all.get(self.below(all.len()))
-    }
-}
 
 /// The nodes as the machine sees them.
 struct Nodes {
@@ -224,10 +208,10 @@ fn agents(cluster: &Cluster) -> (u64, usize) {
     ["node-1", "node-2", "node-3"].map(one).into_iter().fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)))
 }
 
-fn strike(cluster: &Cluster, nodes: &Nodes, dice: &mut Dice) -> String {
-    let node = format!("node-{}", 1 + dice.below(3));
+fn strike(cluster: &Cluster, nodes: &Nodes, random: &mut Rng) -> String {
+    let node = format!("node-{}", 1 + random.u64(..3));
     let end = |pid: i32| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
-    match dice.below(10) {
+    match random.u64(..10) {
         0 | 1 => {
             // It may be down from the strike before.
             let killed = cluster.try_pid(&node).is_some_and(end);
@@ -237,22 +221,22 @@ fn strike(cluster: &Cluster, nodes: &Nodes, dice: &mut Dice) -> String {
         kind @ 3..=6 => {
             let shims = kind == 3;
             let those: Vec<_> = nodes.processes(&node).into_iter().filter(|(shim, _)| *shim == shims).collect();
-            let killed = dice.one_of(&those).is_some_and(|(_, pid)| end(*pid));
+            let killed = random.choice(&those).is_some_and(|(_, pid)| end(*pid));
             format!("a {} of {node} killed: {killed}", if shims { "shim" } else { "container's process" })
         }
         7 | 8 => {
             let pods = cluster.pods("default");
-            let Some(pod) = dice.one_of(&pods) else { return "no pod to delete".to_owned() };
+            let Some(pod) = random.choice(&pods) else { return "no pod to delete".to_owned() };
             let name = pod["metadata"]["name"].as_str().unwrap();
             let done = cluster.kubectl(&["delete", "pod", name, "--wait=false"]).output().unwrap();
             format!("pod {name} deleted: {}", done.status.success())
         }
         _ => {
-            let long = dice.below(4) == 0;
-            let ms = 50 + dice.below(if long { 6_000 } else { 1_500 });
+            let long = random.u64(..4) == 0;
+            let ms = 50 + random.u64(..if long { 6_000 } else { 1_500 });
             let target = format!("node/{node}");
             let down = cluster.mainstay(&["fault", "isolate", &target]).status.success();
-            std::thread::sleep(Duration::from_millis(ms as u64));
+            std::thread::sleep(Duration::from_millis(ms));
             let up = cluster.mainstay(&["fault", "heal", &target]).status.success();
             format!("link of {node} down for {ms} ms: {down} {up}")
         }
@@ -268,20 +252,18 @@ fn after_chaos_what_is_wanted_is_there_and_nothing_else() {
     println!("MAINSTAY_CHAOS_SEED={seed}");
     let cluster = Cluster::up(&[]);
     let nodes = Nodes { cgroups: Cgroups::detect().unwrap(), instance: plan::instance_id(cluster.dir()) };
-    let file = cluster.dir().join("work.yaml");
-    fs::write(&file, WORK).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
+    cluster.apply(WORK);
     let ready = 6 + 2 + 3;
     wait_until_well(&cluster, &nodes, ready);
     let before = agents(&cluster);
 
-    let mut dice = Dice(seed);
+    let mut random = Rng::with_seed(seed);
     let (began, mut strikes) = (Instant::now(), 0);
     while began.elapsed() < lasts {
-        let done = strike(&cluster, &nodes, &mut dice);
+        let done = strike(&cluster, &nodes, &mut random);
         println!("{:6.1} s {done}", began.elapsed().as_secs_f64());
         strikes += 1;
-        std::thread::sleep(Duration::from_millis(100 + dice.below(1_200) as u64));
+        std::thread::sleep(Duration::from_millis(100 + random.u64(..1_200)));
     }
     let took = wait_until_well(&cluster, &nodes, ready);
     println!("{strikes} strikes; all as wanted {:.1} s after the last", took.as_secs_f64());

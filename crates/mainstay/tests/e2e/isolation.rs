@@ -64,9 +64,7 @@ const ESCAPES: &[&str] = &[
 #[test]
 fn containers_stay_within_their_walls() {
     let cluster = Cluster::up(&[]);
-    let file = cluster.dir().join("pods.yaml");
-    std::fs::write(&file, PODS).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
+    cluster.apply(PODS);
     cluster.k(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
     let run = |pod: &str, script: &str| {
         let output = cluster.kubectl(&["exec", pod, "--", "sh", "-c", script]).output().unwrap();

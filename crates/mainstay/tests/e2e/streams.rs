@@ -34,9 +34,7 @@ const SPEECHES: [&[(&str, &str)]; 2] =
 
 fn cluster() -> Cluster {
     let cluster = Cluster::up(&[]);
-    let file = cluster.dir().join("web.yaml");
-    std::fs::write(&file, WEB).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
+    cluster.apply(WEB);
     cluster.k(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
     cluster
 }
@@ -198,9 +196,7 @@ kind: Pod
 metadata: {name: stuck}
 spec: {containers: [{name: c, image: 'example.com/none:1'}]}
 ";
-    let file = cluster.dir().join("talker.yaml");
-    std::fs::write(&file, pod).unwrap();
-    cluster.k(&["apply", "-f", file.to_str().unwrap()]);
+    cluster.apply(pod);
     cluster.wait("the container was restarted", || {
         let pod = cluster.get(&["pod", "talker"]);
         let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
