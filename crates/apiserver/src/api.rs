@@ -19,6 +19,7 @@ use crate::maintenance::Maintenance;
 use crate::metrics::{Metrics, Timed};
 use crate::registry::Registry;
 use crate::reply::{Body, BodyError};
+use crate::seen::Seen;
 use crate::service_ip::ServiceAddresses;
 use crate::usage::Summaries;
 
@@ -59,6 +60,7 @@ pub struct Api {
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authoriser: Authoriser,
     pub(crate) followed: Followed,
+    pub(crate) seen: Seen,
     pub(crate) maintenance: OnceLock<Maintenance>,
     pub(crate) summaries: Summaries,
     pub(crate) bundles: Bundles,
@@ -78,6 +80,7 @@ impl Api {
             tokens: settings.tokens.clone().map(Tokens::new),
             authoriser: Authoriser::new(&store),
             followed: Followed::new(&store),
+            seen: Seen::default(),
             bundles: Bundles::default(),
             registry: Registry::new(&store),
             cleanups: Cleanups::default(),

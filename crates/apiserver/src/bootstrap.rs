@@ -27,7 +27,7 @@ const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
     ),
 ];
 
-/// Creates what is missing and brings the endpoint of the `kubernetes` service up to date. May be repeated.
+/// Creates what is missing and brings the endpoints of the `kubernetes` service up to date. May be repeated.
 ///
 /// # Errors
 /// When the store does not take the objects.
@@ -56,14 +56,27 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
         "endpoints": [{"addresses": [settings.advertise.ip()], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": settings.advertise.port(), "protocol": "TCP"}],
     });
-    ensure(api, "EndpointSlice", Some("default"), slice).await
+    ensure(api, "EndpointSlice", Some("default"), slice).await?;
+    // The older form, for programs that read it still, which cannot name this machine to itself.
+    if settings.advertise.ip().is_loopback() {
+        return Ok(());
+    }
+    // Its slice is above, so it is not to be mirrored into another.
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{
+            "addresses": [{"ip": settings.advertise.ip()}],
+            "ports": [{"name": "https", "port": settings.advertise.port(), "protocol": "TCP"}],
+        }],
+    });
+    ensure(api, "Endpoints", Some("default"), endpoints).await
 }
 
-/// Creates the object, or replaces it where an EndpointSlice says something else.
+/// Creates the object, or replaces the addresses of the API server where they may have changed.
 async fn ensure(api: &Api, kind: &str, namespace: Option<&str>, object: Value) -> Result<(), ApiError> {
     let mut call = Call::internal(Verb::Create, known(kind).into(), namespace);
     match rest::create(api, &call, "application/json", object.to_string().as_bytes()).await {
-        Err(error) if error.reason == "AlreadyExists" && kind == "EndpointSlice" => {
+        Err(error) if error.reason == "AlreadyExists" && matches!(kind, "EndpointSlice" | "Endpoints") => {
             call.name = object["metadata"]["name"].as_str().map(str::to_owned);
             call.verb = Verb::Update;
             rest::update(api, &call, "application/json", object.to_string().as_bytes()).await.map(drop)

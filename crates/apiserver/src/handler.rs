@@ -94,6 +94,11 @@ impl Api {
             trail.request_object =
                 serde_json::from_slice(&body).ok().or_else(|| rest::parse_body(media_type, &body).ok());
         }
+        let is_recorded = exchange.trail.as_ref().is_some_and(|trail| trail.level() >= Level::RequestResponse);
+        let shape = rest::text::Shape::of(&call.resource, accepted);
+        if let Some(shape) = shape.filter(|_| call.verb == Verb::List && is_stored(&call) && !is_recorded) {
+            return rest::text::list(self, &call, shape, seat).await;
+        }
         let answer = self.resource(&call, media_type, body, accepted.form).await;
         if call.resource.rules() == custom::DEFINITION && matches!(call.verb, Verb::Delete | Verb::DeleteCollection) {
             custom::clean_up(self).await?;
@@ -241,6 +246,11 @@ impl Api {
         }
         Ok(response)
     }
+}
+
+/// Whether objects of this kind lie in the store; others are computed when somebody asks.
+fn is_stored(call: &Call) -> bool {
+    call.resource.group != usage::GROUP && !computed::answers(&call.resource)
 }
 
 /// The media type of the body, without parameters; JSON when the client does not say.

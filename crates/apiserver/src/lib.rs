@@ -36,6 +36,7 @@ mod registry;
 mod reply;
 mod request;
 mod rest;
+mod seen;
 mod server;
 mod service_ip;
 #[cfg(test)]

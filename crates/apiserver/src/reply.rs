@@ -49,6 +49,13 @@ pub(crate) fn object(code: StatusCode, value: &Value, encoding: Encoding) -> Res
     }
 }
 
+/// An answer whose body is JSON already.
+pub(crate) fn json_text(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
 /// A plain text answer.
 pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     typed(code, "text/plain; charset=utf-8", text)

@@ -29,7 +29,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::api::Api;
 use crate::reply::Body;
 use crate::request::{Accepted, Call, Encoding, Form};
-use crate::rest::{self, Filter, ListOptions, store_error, table_of, to_form};
+use crate::rest::text::Shape;
+use crate::rest::{self, Filter, ListOptions, Walk, store_error, table_of, to_form};
+use crate::seen;
 
 /// How often an idle watch says where it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
@@ -40,12 +42,15 @@ struct Stream {
     api: Arc<Api>,
     call: Call,
     filter: Filter,
-    form: Form,
-    encoding: Encoding,
+    accepted: Accepted,
     watcher: Watcher,
+    /// What is left of the state at the start.
+    state: Option<State>,
     /// Lines that are ready to go.
     ready: VecDeque<Bytes>,
     revision: u64,
+    /// Whether the client wants to be told where the state ends and the changes begin.
+    initial_events: bool,
     bookmarks: bool,
     ends: Instant,
     next_bookmark: Instant,
@@ -53,11 +58,17 @@ struct Stream {
     _permit: Seat,
 }
 
+/// The walk through the objects there are when a watch begins.
+struct State {
+    walk: Walk,
+    options: ListOptions,
+}
+
 /// Opens a watch and answers its stream.
 pub(crate) async fn start(
     api: &Arc<Api>,
     call: Call,
-    Accepted { form, encoding }: Accepted,
+    accepted: Accepted,
     permit: Seat,
 ) -> Result<Response<Body>, ApiError> {
     let mut filter_call = call.clone();
@@ -68,16 +79,19 @@ pub(crate) async fn start(
     let options = ListOptions::read(&call)?;
     let initial_events = options.initial_events == Some(true);
     let mut ready = VecDeque::new();
-    let mut from = options.revision;
+    let (mut from, mut state) = (options.revision, None);
     let with_state = from == 0 && options.initial_events != Some(false);
     if with_state || initial_events {
-        let list = Call { name: None, ..call.clone() };
-        let (objects, revision) = rest::select(api, &list, &filter).await?;
-        options.check_fresh(revision)?;
-        from = revision;
-        ready.extend(objects.into_iter().map(|object| line(api, &call, form, encoding, "ADDED", object)));
-        if initial_events {
-            ready.push_back(bookmark(&call, encoding, revision, true));
+        let mut walk = Walk::begin(&call, &ListOptions::default())?;
+        let list = ListOptions::default();
+        let first = walk.next(api, &call, &list, usize::MAX).await?;
+        options.check_fresh(first.revision)?;
+        from = first.revision;
+        ready = added(api, &call, &filter, accepted, &first.entries).await?;
+        if first.remaining > 0 {
+            state = Some(State { walk, options: list });
+        } else if initial_events {
+            ready.push_back(bookmark(&call, accepted.encoding, from, true));
         }
     }
     let prefix = call.resource.key(call.namespace.as_deref(), call.name.as_deref().unwrap_or_default());
@@ -89,9 +103,10 @@ pub(crate) async fn start(
         bookmarks: call.query.flag("allowWatchBookmarks"),
         call,
         filter,
-        form,
-        encoding,
+        accepted,
         watcher,
+        state,
+        initial_events,
         ready,
         revision: from,
         ends: Instant::now() + timeout,
@@ -104,7 +119,7 @@ pub(crate) async fn start(
         Some((Ok::<_, Infallible>(Frame::data(line)), stream))
     });
     let body: Body = StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync();
-    let media_type = match encoding {
+    let media_type = match accepted.encoding {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
@@ -124,6 +139,10 @@ impl Stream {
             if self.over {
                 return None;
             }
+            if let Some(state) = self.state.take() {
+                self.go_on(state).await;
+                continue;
+            }
             tokio::select! {
                 event = self.watcher.next() => match event? {
                     Ok(event) => self.translate(&event).await,
@@ -131,7 +150,7 @@ impl Stream {
                 },
                 () = sleep_until(self.next_bookmark), if self.bookmarks => {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    self.ready.push_back(bookmark(&self.call, self.encoding, self.revision, false));
+                    self.ready.push_back(bookmark(&self.call, self.accepted.encoding, self.revision, false));
                 }
                 () = sleep_until(self.ends) => return None,
             }
@@ -144,13 +163,62 @@ impl Stream {
         if self.call.name.is_some() && **event.key() != *self.call.key() {
             return;
         }
+        if let Some(shape) = Shape::of(&self.call.resource, self.accepted) {
+            let line = self.shared(event, shape);
+            self.ready.extend(line);
+            return;
+        }
         match self.seen(event).await {
             Ok(Some((kind, object))) => {
-                self.ready.push_back(line(&self.api, &self.call, self.form, self.encoding, kind, object));
+                self.ready.push_back(line(&self.api, &self.call, self.accepted, kind, object));
             }
             Ok(None) => {}
             Err(error) => self.end(&error),
         }
+    }
+
+    /// More of the state at the start.
+    async fn go_on(&mut self, mut state: State) {
+        let range = state.walk.next(&self.api, &self.call, &state.options, usize::MAX).await;
+        let added = match &range {
+            Ok(range) => added(&self.api, &self.call, &self.filter, self.accepted, &range.entries).await,
+            Err(error) => Err(error.clone()),
+        };
+        match (range, added) {
+            (Ok(range), Ok(lines)) => {
+                self.ready = lines;
+                if range.remaining > 0 {
+                    self.state = Some(state);
+                } else if self.initial_events {
+                    self.ready.push_back(bookmark(&self.call, self.accepted.encoding, self.revision, true));
+                }
+            }
+            (_, Err(error)) | (Err(error), _) => self.end(&error),
+        }
+    }
+
+    /// The line of an event, which all watchers of the kind share.
+    fn shared(&self, event: &Event, shape: Shape) -> Option<Bytes> {
+        let resource = &self.call.resource;
+        let entry = match &event.change {
+            Change::Put { entry, .. } => entry,
+            Change::Delete { previous } => previous,
+        };
+        let view = self.api.seen.view(resource, event.revision, entry.value.len());
+        let (open, filter) = (self.filter.is_open(), &self.filter);
+        let kind = match &event.change {
+            Change::Put { entry, previous } => {
+                let was =
+                    previous.as_ref().is_some_and(|old| open || filter.matches(view.before(resource, &old.value)));
+                let is = open || filter.matches(view.after(resource, &entry.value));
+                kind(was, is)?
+            }
+            Change::Delete { previous } => {
+                let was = open || filter.matches(view.before(resource, &previous.value));
+                was.then_some("DELETED")?
+            }
+        };
+        Some(view.line(kind, resource, &entry.value, shape))
     }
 
     /// What the client sees of an event, if anything.
@@ -165,12 +233,7 @@ impl Stream {
                 let mut objects = rest::from_entries(&self.api, resource, &both).await?.into_iter();
                 let Some(object) = objects.next() else { return Ok(None) };
                 let before = objects.next().map_or(previous.is_some(), |before| chosen(&before));
-                match (before && previous.is_some(), chosen(&object)) {
-                    (false, true) => Some(("ADDED", object)),
-                    (true, true) => Some(("MODIFIED", object)),
-                    (true, false) => Some(("DELETED", object)),
-                    (false, false) => None,
-                }
+                kind(before && previous.is_some(), chosen(&object)).map(|kind| (kind, object))
             }
             Change::Delete { previous } => {
                 let mut object = rest::from_entry(&self.api, resource, previous).await?;
@@ -185,12 +248,47 @@ impl Stream {
     }
 
     fn end(&mut self, error: &ApiError) {
-        self.ready.push_back(encode(self.encoding, "ERROR", &error.to_status()));
+        self.ready.push_back(encode(self.accepted.encoding, "ERROR", &error.to_status()));
         self.over = true;
     }
 }
 
-fn line(api: &Api, call: &Call, form: Form, encoding: Encoding, kind: &str, object: Value) -> Bytes {
+/// What a change is to a client that saw the object before, or not, and shall see it now, or not.
+fn kind(was: bool, is: bool) -> Option<&'static str> {
+    match (was, is) {
+        (false, true) => Some("ADDED"),
+        (true, true) => Some("MODIFIED"),
+        (true, false) => Some("DELETED"),
+        (false, false) => None,
+    }
+}
+
+/// The lines of objects that are there when a watch begins.
+async fn added(
+    api: &Api,
+    call: &Call,
+    filter: &Filter,
+    accepted: Accepted,
+    entries: &[Entry],
+) -> Result<VecDeque<Bytes>, ApiError> {
+    let resource = &call.resource;
+    if let Some(shape) = Shape::of(resource, accepted) {
+        let chosen = entries.iter().filter(|entry| {
+            filter.is_open() || filter.matches(&rest::decode(resource, &entry.value, entry.mod_revision))
+        });
+        return Ok(chosen
+            .map(|entry| seen::line("ADDED", resource, &entry.value, entry.mod_revision, shape))
+            .collect());
+    }
+    let given: Vec<_> = entries.iter().collect();
+    let objects = rest::from_entries(api, resource, &given).await?.into_iter();
+    Ok(objects
+        .filter(|object| filter.matches(object))
+        .map(|object| line(api, call, accepted, "ADDED", object))
+        .collect())
+}
+
+fn line(api: &Api, call: &Call, Accepted { form, encoding }: Accepted, kind: &str, object: Value) -> Bytes {
     let include = call.query.get("includeObject").unwrap_or("Metadata");
     let object = match form {
         Form::Object => object,

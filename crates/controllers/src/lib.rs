@@ -67,7 +67,7 @@ pub async fn run(client: Client, settings: Settings) {
 }
 
 async fn work(client: Client, settings: Settings) {
-    let (caches, clock) = (Caches::default(), Clock::start());
+    let (caches, clock) = (Caches { pods: settings.pods, ..Caches::default() }, Clock::start());
     let mut tasks = JoinSet::new();
     caches.start(&client, &mut tasks);
     // A controller that saw only half the world would take the other half for gone.

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use mainstay_informer::Cache;
 use mainstay_informer::leader::LeaderSettings;
 
 /// Settings of [`crate::run`].
@@ -21,6 +23,8 @@ pub struct Settings {
     pub leader: Option<LeaderSettings>,
     /// Directory on every node under which the built-in provisioner makes volumes; without it claims wait for others.
     pub volumes: Option<PathBuf>,
+    /// Where pods are read; one process that schedules and controls holds them once.
+    pub pods: Cache<Pod>,
 }
 
 /// What certificates are signed with.

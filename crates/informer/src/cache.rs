@@ -80,11 +80,19 @@ struct Content<K> {
 pub struct Cache<K> {
     content: Arc<RwLock<Content<K>>>,
     synced: Arc<watch::Sender<bool>>,
+    /// Held by the loop that fills it.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { content: self.content.clone(), synced: self.synced.clone() }
+        Self { content: self.content.clone(), synced: self.synced.clone(), turn: self.turn.clone() }
+    }
+}
+
+impl<K> Debug for Cache<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -104,7 +112,11 @@ impl<K: Kind> Cache<K> {
             epoch: 0,
             mailboxes: Vec::new(),
         };
-        Self { content: Arc::new(RwLock::new(content)), synced: Arc::new(watch::channel(false).0) }
+        Self {
+            content: Arc::new(RwLock::new(content)),
+            synced: Arc::new(watch::channel(false).0),
+            turn: Arc::default(),
+        }
     }
 
     /// The object, if it exists.
@@ -187,7 +199,24 @@ impl<K: Kind> Cache<K> {
     }
 
     /// Lists and watches for ever; errors are logged and tried again after 20 ms to 1 s.
-    pub async fn run(self, client: Client, scope: Scope)
+    ///
+    /// Whoever shares a cache may call this: the first call fills it, the others wait until that one is dropped.
+    pub fn run(self, client: Client, scope: Scope) -> impl Future<Output = ()> + Send
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        // Taken here and not when the future is first polled, so that the order of the calls decides.
+        let turn = self.turn.clone().try_lock_owned();
+        async move {
+            let _turn = match turn {
+                Ok(turn) => turn,
+                Err(_) => self.turn.clone().lock_owned().await,
+            };
+            self.fill(client, scope).await;
+        }
+    }
+
+    async fn fill(&self, client: Client, scope: Scope)
     where
         K: kube::Resource<DynamicType = ()>,
     {
@@ -228,7 +257,7 @@ impl<K: Kind> Cache<K> {
 }
 
 impl<K: Kind> Content<K> {
-    fn put(&mut self, key: &ObjectKey, object: K, revision: u64) {
+    fn put(&mut self, key: &ObjectKey, mut object: K, revision: u64) {
         if self.buried.get(key).is_some_and(|deleted| revision <= *deleted) {
             return;
         }
@@ -238,6 +267,8 @@ impl<K: Kind> Content<K> {
             slot.epoch = epoch;
             return;
         }
+        // Who set which field is nobody's question here, and takes more room than all the rest of an object.
+        object.meta_mut().managed_fields = None;
         let object = Arc::new(object);
         let before = self.objects.insert(key.clone(), Slot { object: object.clone(), revision, epoch });
         self.file(key, before.as_ref().map(|slot| &slot.object), Some(&object));
@@ -333,7 +364,7 @@ impl Backoff for ShortBackoff {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::ConfigMap;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 
     fn config_map(name: &str, revision: u64) -> ConfigMap {
         let mut object = ConfigMap::default();
@@ -387,6 +418,15 @@ mod tests {
         assert_eq!(names("other", "u"), "");
         assert_eq!(cache.in_namespace("default", |_| true).len(), 3);
         assert!(cache.in_namespace("def", |_| true).is_empty() && cache.in_namespace("z", |_| true).is_empty());
+    }
+
+    #[test]
+    fn who_set_which_field_is_not_kept() {
+        let cache = Cache::new();
+        let mut object = config_map("a", 1);
+        object.metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
+        cache.observe(object);
+        assert_eq!(cache.get("default", "a").and_then(|object| object.metadata.managed_fields.clone()), None);
     }
 
     #[tokio::test]

@@ -10,10 +10,12 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
 use mainstay_apiserver::{
     Api, Audit, AuditError, KeyError, LogFile, ServeError, Settings, TlsFiles, TokenKeys, User, bootstrap,
 };
 use mainstay_informer::leader::LeaderSettings;
+use mainstay_informer::{Cache, Scope};
 use mainstay_model::status::ApiError;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -168,10 +170,15 @@ pub async fn run(instance: Instance, args: &ServerArgs) -> Result<(), ServerErro
         let shared = state::etcd(&args.store).is_ok_and(|etcd| etcd.is_some());
         shared.then(|| LeaderSettings::new(name, format!("{}_{}", instance.api, std::process::id())))
     };
-    let controllers = mainstay_controllers::Settings { leader: leader("kube-controller-manager"), ..controllers };
-    let scheduler = mainstay_scheduler::Settings { leader: leader("kube-scheduler"), ..instance.tuning.scheduler() };
+    // Pods are what there is most of: they are watched and held once, whoever of these leads.
+    let pods = Cache::<Pod>::new();
+    let watched = pods.clone().run(client("system:kube-controller-manager"), Scope::default());
+    let (leads, schedules) = (leader("kube-controller-manager"), leader("kube-scheduler"));
+    let controllers = mainstay_controllers::Settings { leader: leads, pods: pods.clone(), ..controllers };
+    let scheduler = mainstay_scheduler::Settings { leader: schedules, pods, ..instance.tuning.scheduler() };
     tokio::select! {
         served = mainstay_apiserver::serve(api.clone(), listeners, &tls) => match served? {},
+        () = watched => {}
         () = crate::definitions::run(client("system:mainstay:definitions")) => {}
         () = crate::gateways::run(client("system:mainstay:gateways")), if !alone => {}
         () = crate::drill::resource::run(client("system:mainstay:drills"), instance.clone()), if !alone => {}

@@ -20,9 +20,14 @@ const EVENT: &[(&str, &str)] = &[
     ("reportingController", "reportingComponent"),
 ];
 
+/// Whether objects of `resource` are stored in another form than they are served in.
+pub fn is_stored_otherwise(resource: &Resource) -> bool {
+    resource.group == "events.k8s.io"
+}
+
 /// From the form of `resource` to the stored one.
 pub fn to_stored(resource: &Resource, object: &mut Value) {
-    if resource.group == "events.k8s.io" {
+    if is_stored_otherwise(resource) {
         for (own, stored) in EVENT {
             rename(object, own, stored);
         }
@@ -32,7 +37,7 @@ pub fn to_stored(resource: &Resource, object: &mut Value) {
 
 /// From the stored form to the one of `resource`, which names its own `apiVersion`.
 pub fn from_stored(resource: &Resource, object: &mut Value) {
-    if resource.group == "events.k8s.io" {
+    if is_stored_otherwise(resource) {
         for (own, stored) in EVENT {
             rename(object, stored, own);
         }

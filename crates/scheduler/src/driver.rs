@@ -44,12 +44,15 @@ pub struct Settings {
     pub strategy: Strategy,
     /// How often one pod is evicted that stands in the way of its spread; never without.
     pub rebalance_every: Option<Duration>,
+    /// Where pods are read; one process that schedules and controls holds them once.
+    pub pods: Cache<Pod>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let scheduler_name = "default-scheduler".to_owned();
-        Self { scheduler_name, leader: None, strategy: Strategy::default(), rebalance_every: None }
+        let strategy = Strategy::default();
+        Self { scheduler_name, leader: None, strategy, rebalance_every: None, pods: Cache::new() }
     }
 }
 
@@ -89,7 +92,7 @@ pub async fn run(client: Client, settings: Settings) {
 }
 
 async fn work(client: Client, settings: Settings) {
-    let caches = Caches::default();
+    let caches = Caches { pods: settings.pods.clone(), ..Caches::default() };
     let mut tasks = JoinSet::new();
     caches.start(&client, &mut tasks).await;
     let (mut pods, mut nodes, mut namespaces) =

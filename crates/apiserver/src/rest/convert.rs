@@ -67,19 +67,20 @@ pub(crate) async fn from_entry(api: &Api, resource: &Served, entry: &Entry) -> R
     objects.pop().ok_or_else(|| ApiError::internal("an object got lost when it was read"))
 }
 
-/// The bytes to store: the object in the version that is stored.
+/// The bytes to store: the object in the version that is stored, without its `resourceVersion`.
 ///
 /// # Errors
 /// As for [`from_entries`].
-pub(super) async fn to_bytes(api: &Api, resource: &Served, object: &Value) -> Result<Bytes, ApiError> {
+pub(super) async fn to_bytes(api: &Api, resource: &Served, object: &mut Value) -> Result<Bytes, ApiError> {
     let Some((custom, ..)) =
         webhook(resource).filter(|(custom, ..)| custom.version.row.version != custom.version.storage)
     else {
         return Ok(encode(resource, object));
     };
     let stored = custom.version.storage_api_version();
-    let converted = ask(api, resource, &stored, std::slice::from_ref(object)).await?;
-    converted.first().map(|object| encode(resource, object)).ok_or_else(|| ApiError::internal("nothing was converted"))
+    let mut converted = ask(api, resource, &stored, std::slice::from_ref(object)).await?;
+    let object = converted.first_mut().ok_or_else(|| ApiError::internal("nothing was converted"))?;
+    Ok(encode(resource, object))
 }
 
 /// Stores an object, and answers with what lies in the store then; or with why the store did not take it.
@@ -90,14 +91,27 @@ pub(super) async fn put(
     api: &Api,
     resource: &Served,
     key: &str,
-    object: &Value,
+    mut object: Value,
     expect: Expect,
 ) -> Result<Result<Value, StoreError>, ApiError> {
-    let bytes = to_bytes(api, resource, object).await?;
+    let bytes = to_bytes(api, resource, &mut object).await?;
     match strategy::put(api, resource, key, bytes, expect).await {
-        Ok(entry) => from_entry(api, resource, &entry).await.map(Ok),
+        Ok(entry) => written(api, resource, object, &entry).await.map(Ok),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// An object as the entry holds it that was just made of it.
+///
+/// # Errors
+/// As for [`from_entries`].
+pub(super) async fn written(api: &Api, resource: &Served, mut object: Value, entry: &Entry) -> Result<Value, ApiError> {
+    // What a definition says, and what a webhook makes of it, may be something else when it is read.
+    if resource.custom().is_some() {
+        return from_entry(api, resource, entry).await;
+    }
+    meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(entry.mod_revision.to_string()));
+    Ok(object)
 }
 
 async fn ask(api: &Api, resource: &Served, wanted: &str, objects: &[Value]) -> Result<Vec<Value>, ApiError> {

@@ -7,7 +7,7 @@ use mainstay_model::{defaults, meta as names, validate};
 use mainstay_store::{Error as StoreError, Expect};
 use serde_json::{Value, json};
 
-use super::convert::{from_entry, to_bytes};
+use super::convert::{to_bytes, written};
 use super::object::{meta, meta_mut, parse_object};
 use super::owners;
 use super::{decode_entry, store_error, strategy};
@@ -67,7 +67,7 @@ async fn make(api: &Api, call: &Call, mut object: Value, is_applied: bool) -> Re
             meta_mut(&mut object).insert("name".to_owned(), json!(name));
         }
         strategy::complete(resource, &mut object);
-        match store_new(api, review, &object).await {
+        match store_new(api, review, &mut object).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             other => return other.map(|object| (StatusCode::CREATED, object)),
         }
@@ -75,7 +75,8 @@ async fn make(api: &Api, call: &Call, mut object: Value, is_applied: bool) -> Re
     Err(ApiError::already_exists(&resource.group, &resource.plural, meta(&object, "name")))
 }
 
-async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Value, ApiError> {
+/// Stores the object unless it is refused. Taken from the caller only when it is stored.
+async fn store_new(api: &Api, review: Review<'_>, object: &mut Value) -> Result<Value, ApiError> {
     let call = review.call;
     let resource = &call.resource;
     let name = meta(object, "name");
@@ -96,11 +97,13 @@ async fn store_new(api: &Api, review: Review<'_>, object: &Value) -> Result<Valu
         }
     };
     match strategy::put(api, resource, &key, bytes, Expect::Absent).await {
-        Ok(entry) => from_entry(api, resource, &entry).await,
+        Ok(entry) => written(api, resource, object.take(), &entry).await,
         Err(error) => {
             admission::undo(api, review, object).await;
             Err(match error {
-                StoreError::Conflict { .. } => ApiError::already_exists(&resource.group, &resource.plural, name),
+                StoreError::Conflict { .. } => {
+                    ApiError::already_exists(&resource.group, &resource.plural, meta(object, "name"))
+                }
                 error => store_error(call, error),
             })
         }

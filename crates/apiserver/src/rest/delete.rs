@@ -157,7 +157,7 @@ async fn delete_with(api: &Api, call: &Call, options: &Options) -> Result<(Value
                 object
             })
         } else {
-            convert::put(api, &call.resource, &call.key(), &new, expect).await?
+            convert::put(api, &call.resource, &call.key(), new, expect).await?
         };
         match written {
             Ok(object) => return Ok((object, gone)),

@@ -4,11 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mainstay_model::selector::{FieldSelector, LabelSelector};
 use mainstay_model::status::{ApiError, ContinueToken};
-use mainstay_store::{Error as StoreError, Range};
+use mainstay_store::{Entry, Error as StoreError, Range};
 use serde_json::{Value, json};
 
 use super::options::{ListOptions, too_new};
 use super::shape::{list_of, to_form};
+use super::text::{self, Shape};
 use super::{from_entries, store_error};
 use crate::api::Api;
 use crate::request::{Call, Form};
@@ -81,21 +82,15 @@ impl Continue {
     }
 }
 
-/// A list or one page of it.
+/// A list or one page of it, in a form that is computed.
 pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, ApiError> {
     let filter = Filter::of(call)?;
     let options = ListOptions::read(call)?;
-    let page = page(api, call, &filter, &options).await?;
+    let page = page(api, call, &filter, &options, Read::Values).await?;
     options.check_fresh(page.revision)?;
-    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
-    if let Some(last_key) = page.last_key {
-        metadata["continue"] = json!(Continue { revision: Some(page.revision), last_key }.token());
-        if filter.is_open() {
-            metadata["remainingItemCount"] = json!(page.remaining);
-        }
-    }
+    let metadata = page.metadata(&filter);
     let include = call.query.get("includeObject").unwrap_or("Metadata");
-    let items = page.objects.into_iter().map(|mut object| {
+    let items = page.items.into_iter().filter_map(Item::value).map(|mut object| {
         // Items of a list do not repeat their kind; Table rows and PartialObjectMetadata do.
         if form == Form::Object
             && let Some(map) = object.as_object_mut()
@@ -114,51 +109,147 @@ pub(crate) async fn list(api: &Api, call: &Call, form: Form) -> Result<Value, Ap
     })
 }
 
-struct Page {
-    objects: Vec<Value>,
-    revision: u64,
+/// What is made of an entry.
+#[derive(Clone, Copy)]
+pub(super) enum Read {
+    /// The object.
+    Values,
+    /// Its text.
+    Texts(Shape),
+}
+
+/// An object that was chosen.
+pub(super) enum Item {
+    Value(Value),
+    Text(Vec<u8>),
+}
+
+impl Item {
+    fn value(self) -> Option<Value> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// The text, where that was read.
+    pub(super) fn text(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Value(_) => None,
+            Self::Text(text) => Some(text),
+        }
+    }
+}
+
+/// A place in the walk through a collection: all of it is read at one revision, chunk by chunk.
+pub(crate) struct Walk {
+    prefix: String,
+    /// The revision to read at; the newest while it is not known.
+    at: Option<u64>,
+    after: Option<String>,
+}
+
+impl Walk {
+    /// The beginning, or where the token of the page before says.
+    pub(crate) fn begin(call: &Call, options: &ListOptions) -> Result<Self, ApiError> {
+        let prefix = call.resource.key(call.namespace.as_deref(), "");
+        let start = options.continue_token.as_deref().map(Continue::read).transpose()?;
+        let at = match &start {
+            Some(start) => start.revision,
+            None => options.exact.then_some(options.revision),
+        };
+        let after = start.map(|start| start.last_key);
+        if after.as_ref().is_some_and(|key| !key.starts_with(&prefix)) {
+            return Err(ApiError::bad_request("continue key is not valid: it belongs to another list"));
+        }
+        Ok(Self { prefix, at, after })
+    }
+
+    /// The next entries, at most `most` and at most [`CHUNK`] of them.
+    pub(crate) async fn next(
+        &mut self,
+        api: &Api,
+        call: &Call,
+        options: &ListOptions,
+        most: usize,
+    ) -> Result<Range, ApiError> {
+        let range = api.store.range(&self.prefix, self.after.as_deref(), Some(most.min(CHUNK)), self.at).await;
+        let range = range.map_err(|error| list_error(call, options, self.after.as_deref(), error))?;
+        self.at = Some(range.revision);
+        if let Some(last) = range.entries.last() {
+            self.after = Some(last.key.to_string());
+        }
+        Ok(range)
+    }
+}
+
+pub(super) struct Page {
+    pub(super) items: Vec<Item>,
+    pub(super) revision: u64,
     /// Set when there is more.
     last_key: Option<String>,
     remaining: u64,
 }
 
-async fn page(api: &Api, call: &Call, filter: &Filter, options: &ListOptions) -> Result<Page, ApiError> {
-    let prefix = call.resource.key(call.namespace.as_deref(), "");
-    let start = options.continue_token.as_deref().map(Continue::read).transpose()?;
-    let limit = options.limit;
-    let mut at = match &start {
-        Some(start) => start.revision,
-        None => options.exact.then_some(options.revision),
-    };
-    let mut after = start.map(|start| start.last_key);
-    if after.as_ref().is_some_and(|key| !key.starts_with(&prefix)) {
-        return Err(ApiError::bad_request("continue key is not valid: it belongs to another list"));
-    }
-    let mut objects = Vec::new();
-    loop {
-        let chunk = if limit > 0 && filter.is_open() { (limit - objects.len()).min(CHUNK) } else { CHUNK };
-        let range = api.store.range(&prefix, after.as_deref(), Some(chunk), at).await;
-        let Range { entries, revision, remaining } =
-            range.map_err(|error| list_error(call, options, after.as_deref(), error))?;
-        let more = remaining > 0;
-        at = Some(revision);
-        let count = entries.len();
-        let given: Vec<_> = entries.iter().collect();
-        let decoded = from_entries(api, &call.resource, &given).await?;
-        for (i, (entry, object)) in entries.iter().zip(decoded).enumerate() {
-            after = Some(entry.key.to_string());
-            if filter.matches(&object) {
-                objects.push(object);
+impl Page {
+    /// The metadata of the list.
+    pub(super) fn metadata(&self, filter: &Filter) -> Value {
+        let mut metadata = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(last_key) = &self.last_key {
+            let next = Continue { revision: Some(self.revision), last_key: last_key.clone() };
+            metadata["continue"] = json!(next.token());
+            if filter.is_open() {
+                metadata["remainingItemCount"] = json!(self.remaining);
             }
-            let full = limit > 0 && objects.len() == limit;
+        }
+        metadata
+    }
+}
+
+pub(super) async fn page(
+    api: &Api,
+    call: &Call,
+    filter: &Filter,
+    options: &ListOptions,
+    read: Read,
+) -> Result<Page, ApiError> {
+    let limit = options.limit;
+    let mut walk = Walk::begin(call, options)?;
+    let mut items = Vec::new();
+    loop {
+        let most = if limit > 0 && filter.is_open() { limit - items.len() } else { CHUNK };
+        let Range { entries, revision, remaining } = walk.next(api, call, options, most).await?;
+        let (more, count) = (remaining > 0, entries.len());
+        let chosen = chosen(api, call, filter, &entries, read).await?;
+        for (i, (entry, item)) in entries.iter().zip(chosen).enumerate() {
+            items.extend(item);
+            let full = limit > 0 && items.len() == limit;
             if full && (more || i + 1 < count) {
-                return Ok(Page { objects, revision, last_key: after, remaining: remaining + (count - i - 1) as u64 });
+                let remaining = remaining + (count - i - 1) as u64;
+                return Ok(Page { items, revision, last_key: Some(entry.key.to_string()), remaining });
             }
         }
         if !more {
-            return Ok(Page { objects, revision, last_key: None, remaining: 0 });
+            return Ok(Page { items, revision, last_key: None, remaining: 0 });
         }
     }
+}
+
+/// For each entry its object, if the filter chooses it.
+pub(super) async fn chosen(
+    api: &Api,
+    call: &Call,
+    filter: &Filter,
+    entries: &[Entry],
+    read: Read,
+) -> Result<Vec<Option<Item>>, ApiError> {
+    if let Read::Texts(shape) = read {
+        let text = |entry| text::item(&call.resource, filter, entry, shape).map(Item::Text);
+        return Ok(entries.iter().map(text).collect());
+    }
+    let given: Vec<_> = entries.iter().collect();
+    let decoded = from_entries(api, &call.resource, &given).await?;
+    Ok(decoded.into_iter().map(|object| filter.matches(&object).then_some(Item::Value(object))).collect())
 }
 
 /// A page of a list that is too old to go on says what to do about it, and offers the rest as it is now.
@@ -186,6 +277,6 @@ fn list_error(call: &Call, options: &ListOptions, after: Option<&str>, error: St
 
 /// Every chosen object, with the revision of the reading.
 pub(crate) async fn select(api: &Api, call: &Call, filter: &Filter) -> Result<(Vec<Value>, u64), ApiError> {
-    let page = page(api, call, filter, &ListOptions::default()).await?;
-    Ok((page.objects, page.revision))
+    let page = page(api, call, filter, &ListOptions::default(), Read::Values).await?;
+    Ok((page.items.into_iter().filter_map(Item::value).collect(), page.revision))
 }

@@ -22,6 +22,7 @@ mod scale;
 mod shape;
 mod strategy;
 mod subresource;
+pub(crate) mod text;
 mod update;
 #[cfg(test)]
 mod wrong_tests;
@@ -30,10 +31,10 @@ pub(crate) use convert::{from_entries, from_entry};
 pub(crate) use create::create;
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use eviction::evict;
-pub(crate) use list::{Filter, list, select};
+pub(crate) use list::{Filter, Walk, list, select};
 #[cfg(test)]
 pub(crate) use object::parse_object;
-pub(crate) use object::{decode_entry, new_uid, parse_body};
+pub(crate) use object::{decode, decode_entry, new_uid, parse_body};
 pub(crate) use options::ListOptions;
 pub(crate) use scale::scale;
 pub(crate) use shape::{list_of, shape_one, table_of, to_form};

@@ -45,16 +45,17 @@ pub(super) fn finish(version: &Version, object: &mut Value) {
     version.schema.prune(object);
 }
 
-/// The bytes to store.
-pub(super) fn encode(stored: &impl Stored, object: &Value) -> Bytes {
-    let mut object = object.clone();
-    convert::to_stored(stored.row(), &mut object);
+/// The bytes to store. The object loses its `resourceVersion`, which is not stored inside it.
+pub(super) fn encode(stored: &impl Stored, object: &mut Value) -> Bytes {
+    meta_mut(object).remove("resourceVersion");
+    let mut other = None;
     if let Some(version) = stored.version() {
-        object["apiVersion"] = json!(version.storage_api_version());
+        other.insert(object.clone())["apiVersion"] = json!(version.storage_api_version());
+    } else if convert::is_stored_otherwise(stored.row()) {
+        convert::to_stored(stored.row(), other.insert(object.clone()));
     }
-    meta_mut(&mut object).remove("resourceVersion");
     // A `Value` always serialises: its keys are strings.
-    Bytes::from(serde_json::to_vec(&object).unwrap_or_default())
+    Bytes::from(serde_json::to_vec(other.as_ref().unwrap_or(object)).unwrap_or_default())
 }
 
 /// The object's metadata, made if it is not there.

@@ -68,6 +68,7 @@ pub(crate) fn to_form(resource: &Served, objects: Objects, form: Form, include: 
     })
 }
 
-fn metadata_only(object: &Value) -> Value {
+/// An object's metadata as an object of its own.
+pub(super) fn metadata_only(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }

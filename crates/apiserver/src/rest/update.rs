@@ -150,7 +150,7 @@ pub(super) async fn change_as(
         let written = if strategy::is_finished(resource, &new) {
             strategy::remove(api, &call.key(), expect).await.map(|_| new)
         } else {
-            convert::put(api, resource, &call.key(), &new, expect).await?
+            convert::put(api, resource, &call.key(), new, expect).await?
         };
         match written {
             Err(StoreError::Conflict { .. }) => {}
