@@ -270,6 +270,7 @@ fn after_chaos_what_is_wanted_is_there_and_nothing_else() {
 
     // What ends leaves nothing.
     let (memory, files) = agents(&cluster);
+    let file = cluster.dir().join("manifests.yaml");
     cluster.k(&["delete", "-f", file.to_str().unwrap(), "--timeout=60s"]);
     let took = wait_until_well(&cluster, &nodes, 0);
     println!(
