@@ -56,6 +56,19 @@ pub enum DemoCommand {
     Server(ListenArgs),
     /// Keys and a log in memory; can be told to break its word
     Store(StoreArgs),
+    /// A release gone wrong: passes every probe and errs for everyone else
+    Broken(BrokenArgs),
+}
+
+/// `mainstay demo broken`.
+#[derive(Debug, Clone, Args)]
+pub struct BrokenArgs {
+    /// Where it listens, how it starts and stops
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// What everyone but probes is answered
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(400..600))]
+    pub status: u16,
 }
 
 /// `mainstay demo store`.
@@ -140,6 +153,7 @@ async fn start(command: DemoCommand) -> Result<(), DemoError> {
         DemoCommand::Catalogue(args) => (Program::Catalogue, args),
         DemoCommand::Cart(args) => (Program::Cart, args),
         DemoCommand::Server(args) => (Program::Server(faults::Ballast::default()), args),
+        DemoCommand::Broken(args) => (Program::Broken(args.status), args.listen),
         DemoCommand::Store(args) => (Program::Store(store::Store::new(args.lose_one_in)), args.listen),
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Runtime)?;

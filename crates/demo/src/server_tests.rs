@@ -68,6 +68,16 @@ async fn health_follows_its_switches() {
 }
 
 #[tokio::test]
+async fn a_release_gone_wrong_is_good_to_probes_alone() {
+    let server = start(Program::Broken(503)).await;
+    let probe = exchange(server.at, "GET /anything HTTP/1.1\r\nuser-agent: kube-probe/1.37").await;
+    assert!(probe.starts_with("HTTP/1.1 200") && get(server.at, "/readyz").await.starts_with("HTTP/1.1 200"));
+    for path in ["/", "/whoami"] {
+        assert!(get(server.at, path).await.starts_with("HTTP/1.1 503"), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_comes_back_as_it_went() {
     let server = start(Program::Server(Ballast::default())).await;
     let request = "POST /echo HTTP/1.1\r\ncontent-type: text/x\r\ncontent-length: 5\r\nhost: x\r\nconnection: close";

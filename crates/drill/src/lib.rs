@@ -12,7 +12,7 @@
 //!
 //! # Deliberately absent
 //! Anything about how the cluster works inside: the crate speaks the Kubernetes API and, where the binary gives it the hands of
-//! the machine ([`fault::Machine`]), uses those. Load from several machines; TLS and HTTP/2 in the load.
+//! the machine ([`fault::Machine`]), uses those. Load from several machines; HTTP/2 in the load.
 
 pub mod fault;
 pub mod ledger;

@@ -18,7 +18,8 @@ use tokio::time::timeout;
 
 use crate::fault::breaker::Breaker;
 use crate::fault::{Fault, FaultError, Machine};
-use crate::ledger::{self, HttpKeys, HttpLog, Judgement, Ledger, LedgerPlan, Recorder, RedisKeys};
+use crate::ledger::{self, HttpKeys, HttpLog, Judgement, Ledger, LedgerPlan, PostgresRows, Recorder, RedisKeys};
+use crate::load::tls::Tls;
 use crate::load::{Load, LoadError, LoadPlan, Route};
 use crate::observe::{Endpoints, Mark, Observer};
 use crate::report::{Report, live};
@@ -30,6 +31,8 @@ use crate::verdict::{self, Evidence, Step};
 const QUIET_AFTER: Duration = Duration::from_secs(2);
 /// How long the first lists of a cluster may take.
 const API_PATIENCE: Duration = Duration::from_secs(15);
+/// How much longer than planned the load may last, because making faults takes time.
+const MAKING_PATIENCE: Duration = Duration::from_secs(150);
 /// Requests in flight at most.
 const IN_FLIGHT_MAX: u32 = 4096;
 
@@ -56,6 +59,14 @@ pub enum RunError {
     /// A path of the load.
     #[error("spec.load.requests: {0}")]
     Request(String),
+    /// A ledger's store.
+    #[error("ledger {name}: {reason}")]
+    Ledger {
+        /// Which ledger.
+        name: String,
+        /// What it lacks.
+        reason: String,
+    },
     /// Something is still broken now.
     #[error("not everything could be undone: {0}; try again with: mainstay drill undo")]
     NotUndone(#[source] FaultError),
@@ -84,7 +95,9 @@ pub async fn run(drill: &Drill, setting: Setting) -> Result<Report, RunError> {
     if !breaker.entries().is_empty() {
         return Err(RunError::LeftBroken { count: breaker.entries().len(), path: setting.journal });
     }
-    let place = target::load(&setting.client, &drill.spec.load.target).await?;
+    let place = target::load(&setting.client, &drill.spec.load).await?;
+    let tls = target::tls(&setting.client, &drill.spec.load, &place).await?;
+    breaker.look_at(tls.clone().map(|tls| (place.address, tls)));
     let (mut faults, mut left_out) = (Vec::new(), Vec::new());
     for fault in drill.sequence() {
         match breaker.can(fault.fault, &fault.target) {
@@ -96,8 +109,14 @@ pub async fn run(drill: &Drill, setting: Setting) -> Result<Report, RunError> {
     let observer_begins = Instant::now();
     let observing = timeout(API_PATIENCE, Observer::start(&setting.client, observer_begins)).await;
     let observer = observing.map_err(|_| RunError::Silent(API_PATIENCE.as_secs()))?;
+    if let LoadTarget::Service(name) = &drill.spec.load.target {
+        target::ready_behind(&observer, name)?;
+    }
+    for fault in &faults {
+        target::exists(&observer, &setting.client, &fault.target).await?;
+    }
     let ledgers = ledgers(drill, &setting.client, observer_begins).await?;
-    let load = Load::start(load_plan(drill, &place)?)?;
+    let load = Load::start(load_plan(drill, &place, tls)?)?;
     // The watch began a little before the load, whose clock is the one that counts.
     let ahead_us = load.began.duration_since(observer_begins).as_micros() as u64;
     let (ledgers_stop, told) = watch::channel(false);
@@ -242,7 +261,7 @@ fn near(drill: &Drill) -> Option<String> {
     drill.metadata.namespace.clone().or(named)
 }
 
-fn load_plan(drill: &Drill, place: &target::Place) -> Result<LoadPlan, RunError> {
+fn load_plan(drill: &Drill, place: &target::Place, tls: Option<Tls>) -> Result<LoadPlan, RunError> {
     let load = &drill.spec.load;
     let root = [RequestSpec { method: "GET".to_owned(), path: "/".to_owned(), body: String::new(), weight: 1 }];
     let requests = if load.requests.is_empty() { &root[..] } else { &load.requests };
@@ -259,6 +278,8 @@ fn load_plan(drill: &Drill, place: &target::Place) -> Result<LoadPlan, RunError>
     Ok(LoadPlan {
         address: place.address,
         host: load.host.clone().unwrap_or_else(|| place.host.clone()),
+        tls,
+        keep_alive: load.keep_alive,
         rate: load.rate,
         arrivals: load.arrivals,
         routes,
@@ -270,34 +291,51 @@ fn load_plan(drill: &Drill, place: &target::Place) -> Result<LoadPlan, RunError>
         in_flight_max: IN_FLIGHT_MAX,
         seed: drill.spec.seed,
         // A little more than it can take: the end is told.
-        duration: Some(drill.length() + QUIET_AFTER + Duration::from_secs(60)),
+        duration: Some(drill.length() + QUIET_AFTER + MAKING_PATIENCE),
     })
 }
 
 async fn ledgers(drill: &Drill, client: &Client, began: Instant) -> Result<Vec<(String, Arc<Recorder>)>, RunError> {
+    // No two drills begin in the same microsecond, nor does one make as many keys as there are until the next.
+    let first_key = jiff::Timestamp::now().as_microsecond().unsigned_abs();
     let mut all = Vec::new();
     for spec in &drill.spec.ledgers {
         let addresses = target::ledger(client, &spec.target).await?;
+        let login = target::login(client, spec).await?;
         let plan = LedgerPlan {
+            first_key,
             clients: spec.clients,
             keys: spec.keys,
             rate: spec.rate,
             writes: f64::from(spec.writes) / 100.0,
             seed: drill.spec.seed,
         };
-        let recorder = Recorder::new(open_ledger(spec, addresses), plan, began);
+        let recorder = Recorder::new(open_ledger(spec, addresses, login), plan, began);
+        recorder.prepare().await.map_err(|reason| RunError::Ledger { name: spec.name.clone(), reason })?;
         all.push((spec.name.clone(), Arc::new(recorder)));
     }
     Ok(all)
 }
 
-fn open_ledger(spec: &LedgerSpec, addresses: Vec<std::net::SocketAddr>) -> Arc<dyn Ledger> {
+fn open_ledger(
+    spec: &LedgerSpec,
+    addresses: Vec<std::net::SocketAddr>,
+    (user, password): (String, String),
+) -> Arc<dyn Ledger> {
     let host = addresses.first().map(ToString::to_string).unwrap_or_default();
     let (base, timeout) = (spec.prefix.clone(), spec.timeout);
     let place = ledger::Place { addresses: addresses.clone(), host, base, timeout };
     match spec.kind {
         LedgerKind::HttpKeys => Arc::new(HttpKeys(place)),
         LedgerKind::HttpLog => Arc::new(HttpLog(place)),
-        LedgerKind::RedisKeys => Arc::new(RedisKeys { addresses, prefix: spec.prefix.clone(), timeout }),
+        LedgerKind::RedisKeys => {
+            Arc::new(RedisKeys { addresses, user, password, prefix: spec.prefix.clone(), timeout })
+        }
+        LedgerKind::PostgresRows => {
+            let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+            let database = or(spec.database.as_deref().unwrap_or_default(), "postgres");
+            let table = or(&spec.prefix, "mainstay_drill");
+            Arc::new(PostgresRows { addresses, user: or(&user, "postgres"), password, database, table, timeout })
+        }
     }
 }

@@ -1,16 +1,20 @@
 //! From what a drill names to what there is: addresses of Services and Gateways, pods, nodes and zones.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
 use crate::fault::{FaultError, PodSpec, Target, TargetSpec};
+use crate::load::tls::Tls;
 use crate::observe::{Observer, pod_is_ready};
-use crate::resource::{LedgerTarget, LoadTarget};
+use crate::resource::{LedgerSpec, LedgerTarget, LoadSpec, LoadTarget};
 
 /// The label that says a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -41,21 +45,43 @@ fn halves(name: &str) -> Result<(&str, &str), FaultError> {
 ///
 /// # Errors
 /// When there is no such Service, Gateway or host, or it has no address.
-pub async fn load(client: &Client, target: &LoadTarget) -> Result<Place, FaultError> {
-    match target {
+pub async fn load(client: &Client, load: &LoadSpec) -> Result<Place, FaultError> {
+    match &load.target {
         LoadTarget::Url(url) => {
-            let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-            let authority = authority.filter(|it| !it.contains('/'));
-            let authority = authority.ok_or_else(|| unusable(url, "write http://HOST or http://HOST:PORT"))?;
-            let address = lookup(authority).await?;
+            let bare = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+            let authority = bare.map(|rest| rest.trim_end_matches('/')).filter(|it| !it.contains('/'));
+            let authority =
+                authority.ok_or_else(|| unusable(url, "write http://HOST, https://HOST, or either with :PORT"))?;
+            let address = lookup(authority, if load.is_tls() { 443 } else { 80 }).await?;
             Ok(Place { address, host: authority.to_owned(), shown: url.clone() })
         }
         LoadTarget::Service(name) => {
-            let address = service(client, name).await?;
+            let address = service_port(client, name, load.is_tls()).await?;
             Ok(Place { address, host: name.replace('/', "."), shown: format!("service {name} at {address}") })
         }
-        LoadTarget::Gateway(name) => gateway(client, name).await,
+        LoadTarget::Gateway(name) => gateway(client, name, load.is_tls()).await,
     }
+}
+
+/// How the load speaks TLS, if it does.
+///
+/// # Errors
+/// When what is to be trusted is not there, or no certificate could be for the host.
+pub async fn tls(client: &Client, load: &LoadSpec, place: &Place) -> Result<Option<Tls>, FaultError> {
+    if !load.is_tls() {
+        return Ok(None);
+    }
+    let named = load.tls.as_ref().and_then(|tls| tls.secret.as_deref());
+    let trusted = match named {
+        None => None,
+        Some(name) => {
+            let data = secret(client, name).await?;
+            let pem = data.get("ca.crt").or_else(|| data.get("tls.crt"));
+            Some(pem.ok_or_else(|| unusable(name, "the Secret has neither ca.crt nor tls.crt"))?.0.clone())
+        }
+    };
+    let host = load.host.as_deref().unwrap_or(&place.host);
+    Tls::new(host, trusted.as_deref()).map(Some).map_err(|error| unusable(host, error.to_string()))
 }
 
 /// The addresses of a ledger's store.
@@ -68,15 +94,36 @@ pub async fn ledger(client: &Client, target: &LedgerTarget) -> Result<Vec<Socket
         LedgerTarget::Addresses(all) => {
             let mut found = Vec::new();
             for authority in all {
-                found.push(lookup(authority).await?);
+                found.push(lookup(authority, 80).await?);
             }
             if found.is_empty() { Err(unusable("addresses", "name at least one HOST:PORT")) } else { Ok(found) }
         }
     }
 }
 
-async fn lookup(authority: &str) -> Result<SocketAddr, FaultError> {
-    let with_port = if authority.rsplit_once(':').is_some() { authority.to_owned() } else { format!("{authority}:80") };
+/// User name and password of a ledger's store; empty where none is said.
+///
+/// # Errors
+/// When there is no such Secret.
+pub async fn login(client: &Client, ledger: &LedgerSpec) -> Result<(String, String), FaultError> {
+    let data = match &ledger.secret {
+        None => BTreeMap::new(),
+        Some(name) => secret(client, name).await?,
+    };
+    let of = |key: &str| data.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
+    let user = ledger.user.clone().unwrap_or_else(|| of("username"));
+    Ok((user, ledger.password.clone().unwrap_or_else(|| of("password"))))
+}
+
+async fn secret(client: &Client, name: &str) -> Result<BTreeMap<String, ByteString>, FaultError> {
+    let (namespace, secret) = halves(name)?;
+    let secret = Api::<Secret>::namespaced(client.clone(), namespace).get(secret).await;
+    let secret = secret.map_err(|error| unusable(&format!("secret {name}"), error.to_string()))?;
+    Ok(secret.data.unwrap_or_default())
+}
+
+async fn lookup(authority: &str, port: u16) -> Result<SocketAddr, FaultError> {
+    let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:{port}") };
     let found = tokio::net::lookup_host(&with_port).await;
     let found = found.map_err(|error| unusable(authority, error.to_string()))?.next();
     found.ok_or_else(|| unusable(authority, "the name has no address"))
@@ -87,6 +134,11 @@ async fn lookup(authority: &str) -> Result<SocketAddr, FaultError> {
 /// # Errors
 /// When there is no such Service, or it has no address or port.
 pub async fn service(client: &Client, name: &str) -> Result<SocketAddr, FaultError> {
+    service_port(client, name, false).await
+}
+
+/// The same, for TLS with the port 443 or of the name `https`, if there is one.
+async fn service_port(client: &Client, name: &str, tls: bool) -> Result<SocketAddr, FaultError> {
     let (namespace, service) = halves(name)?;
     let service = Api::<Service>::namespaced(client.clone(), namespace).get(service).await;
     let service = service.map_err(|error| unusable(name, error.to_string()))?;
@@ -95,14 +147,16 @@ pub async fn service(client: &Client, name: &str) -> Result<SocketAddr, FaultErr
     let spec = service.spec.unwrap_or_default();
     let address = outside.or(spec.cluster_ip).and_then(|ip| ip.parse().ok());
     let address = address.ok_or_else(|| unusable(name, "the Service has no address; is it headless?"))?;
-    let port = spec.ports.and_then(|ports| ports.first().map(|port| port.port));
+    let ports = spec.ports.unwrap_or_default();
+    let secure = ports.iter().find(|port| tls && (port.port == 443 || port.name.as_deref() == Some("https")));
+    let port = secure.or(ports.first()).map(|port| port.port);
     let port =
         port.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| unusable(name, "the Service has no port"))?;
     Ok(SocketAddr::new(address, port))
 }
 
-/// The address in a Gateway's status, which may be new and have none yet, with the port of its first listener.
-async fn gateway(client: &Client, name: &str) -> Result<Place, FaultError> {
+/// The address in a Gateway's status, which may be new and have none yet, with the port of its first listener for HTTP or, with TLS, HTTPS.
+async fn gateway(client: &Client, name: &str, tls: bool) -> Result<Place, FaultError> {
     let (namespace, gateway) = halves(name)?;
     let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways/{gateway}");
     let since = Instant::now();
@@ -116,14 +170,21 @@ async fn gateway(client: &Client, name: &str) -> Result<Place, FaultError> {
             None => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
-    let listener = &object["spec"]["listeners"][0];
+    let protocol = if tls { "HTTPS" } else { "HTTP" };
+    let listeners = object["spec"]["listeners"].as_array();
+    let listener = listeners.into_iter().flatten().find(|listener| listener["protocol"] == protocol);
+    let listener = listener.ok_or_else(|| {
+        unusable(name, format!("it has no listener for {protocol}; spec.load.tls says whether the load asks over TLS"))
+    })?;
     let port = listener["port"].as_u64().unwrap_or(80);
     // A listener or a route for some hosts serves only those.
     let routes = object_list(client, name, "/apis/gateway.networking.k8s.io/v1/httproutes").await?;
-    let host =
-        listener["hostname"].as_str().or_else(|| routes.iter().find_map(|route| host_of(route, namespace, gateway)));
+    let host = listener["hostname"]
+        .as_str()
+        .filter(|host| !host.starts_with('*'))
+        .or_else(|| routes.iter().find_map(|route| host_of(route, namespace, gateway)));
     let host = host.unwrap_or(&address).to_owned();
-    let address = lookup(&format!("{address}:{port}")).await?;
+    let address = lookup(&format!("{address}:{port}"), 80).await?;
     Ok(Place { address, shown: format!("gateway {name} at {address}, host {host}"), host })
 }
 
@@ -176,6 +237,57 @@ pub fn fault(
         TargetSpec::Secret(name) => pair(name).map(|(namespace, name)| Target::Secret(namespace, name)),
         TargetSpec::ControlPlane => Ok(Target::ControlPlane),
     }
+}
+
+/// Whether what a fault names is there, before anything is broken.
+///
+/// # Errors
+/// What is not there, and where to look.
+pub async fn exists(observer: &Observer, client: &Client, target: &TargetSpec) -> Result<(), FaultError> {
+    let missing = |what: &str, look: String| Err(unusable(&target.to_string(), format!("{what}; {look}")));
+    match target {
+        TargetSpec::Pod(PodSpec::Service(name)) => ready_behind(observer, name),
+        TargetSpec::Pod(PodSpec::Name(name)) => {
+            let (namespace, pod) = halves(name)?;
+            match observer.pods.get(namespace, pod) {
+                Some(_) => Ok(()),
+                None => missing("there is no such pod", format!("kubectl get pods -n {namespace}")),
+            }
+        }
+        TargetSpec::Node(name) if name != "any" && observer.nodes.get("", name).is_none() => {
+            missing("there is no such node", "kubectl get nodes".to_owned())
+        }
+        TargetSpec::Zone(name) => {
+            let is_in = |node: &Node| name == "any" || node.labels().get(ZONE_LABEL) == Some(name);
+            match observer.nodes.filter(is_in).is_empty() {
+                false => Ok(()),
+                true => missing("no node is in it", format!("kubectl get nodes -L {ZONE_LABEL}")),
+            }
+        }
+        TargetSpec::Deployment(name) => {
+            let (namespace, deployment) = halves(name)?;
+            let found = Api::<Deployment>::namespaced(client.clone(), namespace).get(deployment).await;
+            found.map(drop).map_err(|error| unusable(&target.to_string(), error.to_string()))
+        }
+        TargetSpec::Secret(name) => secret(client, name).await.map(drop),
+        TargetSpec::Node(_) | TargetSpec::ControlPlane => Ok(()),
+    }
+}
+
+/// Whether a Service, `NAMESPACE/NAME`, has a ready pod.
+///
+/// # Errors
+/// That it has none, and why that may be.
+pub fn ready_behind(observer: &Observer, name: &str) -> Result<(), FaultError> {
+    let (namespace, service) = halves(name)?;
+    if !pods_behind(observer, namespace, service).is_empty() {
+        return Ok(());
+    }
+    let reason = format!(
+        "no ready pod is behind this Service; is it there, does its selector match the labels of pods, and are these Ready? \
+         kubectl describe service -n {namespace} {service}"
+    );
+    Err(unusable(&format!("service {name}"), reason))
 }
 
 /// The names of the ready pods behind a Service, in order.

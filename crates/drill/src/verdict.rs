@@ -212,6 +212,10 @@ fn objections(verdict: &Verdict, evidence: &Evidence<'_>, require: &Require) -> 
         }
         object(step.healed_us.is_none(), format!("{}: not everything was Ready again in time", step.name));
     }
+    for ledger in evidence.ledgers.iter().filter(|ledger| ledger.acknowledged == 0) {
+        let name = &ledger.name;
+        object(true, format!("ledger {name}: no write was acknowledged; are its target, secret and database right?"));
+    }
     for ledger in evidence.ledgers.iter().filter(|ledger| !ledger.is_clean()) {
         let (name, lost, stale) = (&ledger.name, ledger.lost_count, ledger.stale_count);
         let (disorder, unreadable) = (ledger.disorder.len(), ledger.unreadable.len());
@@ -296,11 +300,7 @@ fn last_restored(endpoints: &[Endpoints], step: &Step) -> Option<u64> {
 }
 
 fn by_kind(failed: &[&Sample]) -> BTreeMap<String, u64> {
-    let mut kinds = BTreeMap::new();
-    for failure in failed.iter().filter_map(|sample| sample.failure) {
-        *kinds.entry(failure.to_string()).or_default() += 1;
-    }
-    kinds
+    crate::load::sample::count(failed.iter().filter_map(|sample| sample.failure))
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mainstay_demo::{DemoCommand, ListenArgs, StoreArgs};
-use mainstay_drill::ledger::{HttpKeys, HttpLog, Judgement, Ledger, LedgerPlan, Place, Recorder, RedisKeys};
+use mainstay_drill::ledger::history::Ending;
+use mainstay_drill::ledger::{
+    HttpKeys, HttpLog, Judgement, Ledger, LedgerPlan, Place, PostgresRows, Recorder, RedisKeys,
+};
 use mainstay_drill::load::sample::{Failure, Latency, Sample};
 use mainstay_drill::load::schedule::Arrivals;
 use mainstay_drill::load::{Load, LoadPlan, Route};
@@ -35,10 +38,13 @@ fn place(addresses: &[SocketAddr]) -> Place {
 
 /// What a ledger finds within some operations.
 fn judged(ledger: impl Ledger + 'static, length: Duration) -> Judgement {
+    static KEYS: AtomicU64 = AtomicU64::new(0);
+    let first_key = KEYS.fetch_add(10_000_000, Ordering::Relaxed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let plan = LedgerPlan { clients: 4, keys: 3, rate: 400.0, writes: 0.5, seed: 7 };
+        let plan = LedgerPlan { clients: 4, keys: 3, first_key, rate: 400.0, writes: 0.5, seed: 7 };
         let recorder = Recorder::new(Arc::new(ledger), plan, Instant::now());
+        recorder.prepare().await.unwrap();
         let (stop, told) = tokio::sync::watch::channel(false);
         tokio::join!(recorder.run(told), async {
             tokio::time::sleep(length).await;
@@ -49,15 +55,28 @@ fn judged(ledger: impl Ledger + 'static, length: Duration) -> Judgement {
 }
 
 #[test]
-fn a_store_that_keeps_its_word_is_not_accused() {
-    let address = store(0);
+fn nothing_is_invented_on_a_clean_run() {
     // Longer on request: nothing may be invented in ten minutes either.
     let seconds = std::env::var("MAINSTAY_DRILL_CLEAN_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
-    let keys = judged(HttpKeys(place(&[address])), Duration::from_secs(seconds));
-    println!("{} operations, {} acknowledged writes", keys.operations, keys.acknowledged);
+    let (address, length) = (store(0), Duration::from_secs(seconds));
+    let (keys, log, samples) = std::thread::scope(|scope| {
+        let keys = scope.spawn(|| judged(HttpKeys(place(&[address])), length));
+        let log = scope.spawn(|| judged(HttpLog(place(&[address])), length.min(Duration::from_secs(60))));
+        let samples = load(server(0, Duration::ZERO), 500.0, seconds, 1);
+        (keys.join().unwrap(), log.join().unwrap(), samples)
+    });
+    println!("{} and {} operations, {} requests", keys.operations, log.operations, samples.len());
     assert!(keys.is_clean() && keys.acknowledged > 100, "{keys:?}");
-    let log = judged(HttpLog(place(&[address])), Duration::from_secs(1));
     assert!(log.is_clean() && log.acknowledged > 100, "{log:?}");
+    assert_eq!(samples.len() as u64, 500 * seconds);
+    assert!(
+        samples.iter().all(|sample| sample.failure.is_none()),
+        "{:?}",
+        samples.iter().find(|it| it.failure.is_some())
+    );
+    // What the run left in the store is no answer to the next one.
+    let again = judged(HttpKeys(place(&[address])), Duration::from_secs(1));
+    assert!(again.is_clean(), "{again:?}");
 }
 
 #[test]
@@ -78,7 +97,16 @@ fn a_primary_that_runs_twice_is_caught() {
 fn redis_keeps_its_word() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = std::process::Command::new("redis-server");
-    command.args(["--port", &address.port().to_string(), "--save", "", "--bind", "127.0.0.1"]);
+    command.args([
+        "--port",
+        &address.port().to_string(),
+        "--save",
+        "",
+        "--bind",
+        "127.0.0.1",
+        "--requirepass",
+        "secret",
+    ]);
     let Ok(mut server) = command.stdout(std::process::Stdio::null()).spawn() else {
         eprintln!("skipped: redis-server is not installed");
         return;
@@ -87,11 +115,120 @@ fn redis_keeps_its_word() {
     while TcpStream::connect(address).is_err() && since.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let ledger = RedisKeys { addresses: vec![address], prefix: "drill:".to_owned(), timeout: Duration::from_secs(2) };
-    let found = judged(ledger, Duration::from_secs(1));
+    let with = |password: &str| RedisKeys {
+        addresses: vec![address],
+        user: String::new(),
+        password: password.to_owned(),
+        prefix: "drill:".to_owned(),
+        timeout: Duration::from_secs(2),
+    };
+    let found = judged(with("secret"), Duration::from_secs(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stranger = runtime.block_on(with("").write(0, 1, 1));
     let _ = server.kill();
     let _ = server.wait();
     assert!(found.is_clean() && found.acknowledged > 50, "{found:?}");
+    assert_eq!(stranger, Ending::Refused);
+}
+
+/// A PostgreSQL on a free port in a directory of its own; `None` where it is not installed.
+struct Postgres {
+    programs: std::path::PathBuf,
+    address: SocketAddr,
+    server: std::process::Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Postgres {
+    /// Its programs refuse to run as root.
+    fn program(programs: &std::path::Path, name: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(if nix::unistd::geteuid().is_root() { "setpriv" } else { "env" });
+        if nix::unistd::geteuid().is_root() {
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+        }
+        command.arg(programs.join(name)).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+    }
+
+    fn start() -> Option<Self> {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+        let programs = versions.map(|entry| entry.path().join("bin")).find(|bin| bin.join("initdb").exists())?;
+        let directory = tempfile::tempdir().unwrap();
+        let (data, password) = (directory.path().join("data"), directory.path().join("password"));
+        std::fs::write(&password, "secret\n").unwrap();
+        for path in [directory.path(), &password] {
+            std::os::unix::fs::chown(path, Some(owner()), None).unwrap();
+        }
+        let mut initdb = Self::program(&programs, "initdb");
+        initdb.args(["-U", "postgres", "--auth=scram-sha-256", "--no-sync", "--pwfile"]).arg(&password);
+        assert!(initdb.arg("-D").arg(&data).status().unwrap().success(), "initdb failed");
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Self::program(&programs, "postgres");
+        command.arg("-D").arg(&data).arg("-k").arg(directory.path()).args(["-h", "127.0.0.1", "-p"]);
+        let server = command.arg(address.port().to_string()).args(["-c", "fsync=off"]).spawn().unwrap();
+        let started = Self { programs, address, server, _directory: directory };
+        let since = Instant::now();
+        while !started.sql("SELECT 1") {
+            assert!(since.elapsed() < Duration::from_secs(20), "PostgreSQL does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(started)
+    }
+
+    fn sql(&self, statement: &str) -> bool {
+        let mut psql = Self::program(&self.programs, "psql");
+        psql.args(["-h", "127.0.0.1", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", statement, "-p"]);
+        psql.arg(self.address.port().to_string()).env("PGPASSWORD", "secret").status().unwrap().success()
+    }
+
+    fn rows(&self) -> PostgresRows {
+        PostgresRows {
+            addresses: vec![self.address],
+            user: "postgres".to_owned(),
+            password: "secret".to_owned(),
+            database: "postgres".to_owned(),
+            table: "ledger".to_owned(),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.server.id() as i32), nix::sys::signal::SIGQUIT);
+        let _ = self.server.wait();
+    }
+}
+
+/// Who runs PostgreSQL here.
+fn owner() -> u32 {
+    let user = nix::unistd::User::from_name("postgres").unwrap();
+    let this = nix::unistd::geteuid();
+    user.filter(|_| this.is_root()).map_or(this.as_raw(), |user| user.uid.as_raw())
+}
+
+#[test]
+fn rows_of_a_database_are_kept_or_missed() {
+    let Some(server) = Postgres::start() else {
+        eprintln!("skipped: postgresql is not installed");
+        return;
+    };
+    let found = judged(server.rows(), Duration::from_secs(1));
+    assert!(found.is_clean() && found.acknowledged > 20, "{found:?}");
+    assert!(!server.sql("SELECT * FROM ledger"), "the table is left");
+    // A trigger that lets every tenth write fall, which the server acknowledges all the same.
+    assert!(server.sql(
+        "CREATE TABLE ledger (key bigint PRIMARY KEY, value bigint NOT NULL); \
+         CREATE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN IF NEW.value % 10 = 0 THEN RETURN NULL; END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER fall BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION fall()"
+    ));
+    let found = judged(server.rows(), Duration::from_secs(2));
+    assert!(found.stale_count > 0 && !found.disorder.is_empty(), "{found:?}");
+    let stranger = PostgresRows { password: "wrong".to_owned(), ..server.rows() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(stranger.prepare()).unwrap_err();
+    assert!(refused.contains("password"), "{refused}");
 }
 
 /// Answers every request over kept-alive connections; every `drop_one_in`th is swallowed and its connection closed. Waits
@@ -133,6 +270,8 @@ fn load(address: SocketAddr, rate: f64, seconds: u64, tries: u8) -> Vec<Sample> 
     let plan = LoadPlan {
         address,
         host: "server".to_owned(),
+        tls: None,
+        keep_alive: true,
         rate,
         arrivals: Arrivals::Uniform,
         routes: vec![route],

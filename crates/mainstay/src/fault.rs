@@ -16,6 +16,7 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use mainstay_net::fabric::{FORWARDING_FILE, Fabric, FabricError};
 use mainstay_net::netns::NetnsError;
 use mainstay_net::plan;
-use mainstay_runtime::cgroup::{CgroupError, Cgroups, NodeCgroup};
+use mainstay_runtime::cgroup::{CgroupError, Cgroups, Disk, NodeCgroup};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -438,6 +439,55 @@ impl Faults {
         }
     }
 
+    /// The processes of a pod's containers.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn pod_processes(&self, namespace: &str, name: &str) -> Result<Vec<i32>, FaultError> {
+        let pod = self.find_pod(Some(namespace), name)?;
+        Ok(self.node_cgroup(&pod.node).pod(&pod.uid).container_processes())
+    }
+
+    /// The network namespace of a pod, and that of its node with the name of the pod's link in it.
+    ///
+    /// # Errors
+    /// When there is no such pod, nothing runs in it, or it uses its node's network.
+    pub fn pod_network(&self, namespace: &str, name: &str) -> Result<(fs::File, String, String), FaultError> {
+        let pod = self.find_pod(Some(namespace), name)?;
+        let node = plan::netns_name(&self.instance.id(), node_number(&pod.node).unwrap_or_default());
+        let of_node = mainstay_net::netns::open(&node)?;
+        let processes = self.node_cgroup(&pod.node).pod(&pod.uid).container_processes();
+        let own = |pid: &i32| {
+            let file = fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
+            (inode(&file) != inode(&of_node)).then_some(file)
+        };
+        let hint = "none of its processes has a network of its own; does it run, and without hostNetwork?".to_owned();
+        let found = processes.iter().find_map(own);
+        let found = found.ok_or_else(|| FaultError::NoSuch { what: "pod", name: name.to_owned(), hint })?;
+        Ok((found, node, plan::pod_link_name(&pod.uid)))
+    }
+
+    /// Those of all pods of a namespace.
+    pub fn namespace_processes(&self, namespace: &str) -> Vec<i32> {
+        let pods = self.pods().into_iter().filter(|pod| pod.namespace == namespace);
+        pods.flat_map(|pod| self.node_cgroup(&pod.node).pod(&pod.uid).container_processes()).collect()
+    }
+
+    /// Slows the disk that the instance lies on for a pod or the pods of nodes, or with `None` no longer; answers with how many
+    /// groups took it.
+    ///
+    /// # Errors
+    /// When there is no such target, or the kernel refuses.
+    pub fn throttle(&self, target: &Target, bytes_per_second: Option<u64>) -> Result<usize, FaultError> {
+        let disk = Disk::of(&self.instance.data_dir)?;
+        if let Target::Pod { namespace, name } = target {
+            let pod = self.find_pod(namespace.as_deref(), name)?;
+            return Ok(self.node_cgroup(&pod.node).pod(&pod.uid).throttle(disk, bytes_per_second)?);
+        }
+        let each = self.nodes(target)?.into_iter().map(|node| self.node_cgroup(&node).throttle(disk, bytes_per_second));
+        Ok(each.sum::<Result<usize, CgroupError>>()?)
+    }
+
     fn node_cgroup(&self, node: &str) -> NodeCgroup {
         self.cgroups.node(&self.instance.id(), node)
     }
@@ -484,6 +534,11 @@ fn pod_place(directory: &Path) -> Option<(u32, Ipv4Addr)> {
     let address = record["ip"].as_str()?.parse().ok()?;
     let running = mainstay_runtime::sandbox::recorded_processes(directory);
     Some((u32::try_from(*running.first()?).ok()?, address))
+}
+
+/// Which file it is.
+fn inode(file: &fs::File) -> Option<u64> {
+    file.metadata().ok().map(|found| found.ino())
 }
 
 /// Waits until a fault shows.

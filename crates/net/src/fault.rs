@@ -9,6 +9,7 @@
 use crate::{
     netlink::{Netlink, NetlinkError, Request},
     nft::{self, ChainHook, ChainKind, Comparison, Expression, Hook, Message, Register},
+    plan::Cidr,
     route,
 };
 
@@ -27,6 +28,10 @@ pub enum Cut {
     Incoming,
     /// Everything that goes out over the link.
     Outgoing,
+    /// What comes in from these addresses.
+    IncomingFrom(Cidr),
+    /// What goes out to these addresses.
+    OutgoingTo(Cidr),
     /// Every question to DNS, over whatever link, and from processes of the namespace itself.
     Names,
 }
@@ -84,6 +89,8 @@ fn plan(link: &str, cuts: &[Cut]) -> Vec<Message> {
         let rules = match cut {
             Cut::Incoming => vec![("in", is_link(Expression::LinkIn(Register(0))))],
             Cut::Outgoing => vec![("out", is_link(Expression::LinkOut(Register(0))))],
+            Cut::IncomingFrom(range) => vec![("in", is_within(Expression::SourceAddress(Register(0)), *range))],
+            Cut::OutgoingTo(range) => vec![("out", is_within(Expression::DestinationAddress(Register(0)), *range))],
             Cut::Names => {
                 let to_dns = Expression::Compare(Register(0), Comparison::Equal, DNS.to_be_bytes().to_vec());
                 let steps = vec![Expression::DestinationPort(Register(0)), to_dns];
@@ -96,6 +103,13 @@ fn plan(link: &str, cuts: &[Cut]) -> Vec<Message> {
         }
     }
     messages
+}
+
+/// The address that is loaded lies in the range.
+fn is_within(load: Expression, range: Cidr) -> Vec<Expression> {
+    let mask = range.mask();
+    let first = (range.address.to_bits() & mask.to_bits()).to_be_bytes().to_vec();
+    vec![load, Expression::Mask(Register(0), mask.octets()), Expression::Compare(Register(0), Comparison::Equal, first)]
 }
 
 /// `RTM_NEWQDISC` and `RTM_DELQDISC` (`linux/rtnetlink.h`).
@@ -204,7 +218,14 @@ mod tests {
         };
         assert_eq!(rules(&[Cut::Incoming]).len(), 1);
         assert_eq!(rules(&[Cut::Outgoing, Cut::Names]).len(), 3);
-        for rule in rules(&[Cut::Incoming, Cut::Outgoing, Cut::Names]) {
+        let range = Cidr { address: std::net::Ipv4Addr::new(10, 1, 2, 3), prefix: 24 };
+        let from = rules(&[Cut::IncomingFrom(range), Cut::OutgoingTo(range)]);
+        let first = Expression::Compare(Register(0), Comparison::Equal, vec![10, 1, 2, 0]);
+        assert!(
+            matches!(&from[0], Message::NewRule(chain, steps) if chain == "in" && steps.contains(&first)),
+            "{from:?}"
+        );
+        for rule in rules(&[Cut::Incoming, Cut::Outgoing, Cut::Names]).into_iter().chain(from) {
             assert!(matches!(&rule, Message::NewRule(_, steps) if steps.last() == Some(&Expression::Drop)), "{rule:?}");
         }
     }

@@ -10,6 +10,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::{EFFECT_PATIENCE, FaultError};
+use crate::resource::FaultSettings;
 
 /// Between two looks.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -90,20 +91,56 @@ pub(super) async fn set_template(
     insist(&format!("change the pod template of deployment {namespace}/{name}"), ask).await.map(drop)
 }
 
-/// A template whose pods start and never become ready: they are probed at a port where nobody listens. With `merge`, the
-/// template with that merged in instead.
-pub(super) fn bad_template(template: &Value, merge: Option<&Value>) -> Value {
+/// The image whose pods have this program, unless the settings name another.
+const IMAGE: &str = "mainstay.dev/host";
+
+/// A template whose pods start and never become ready: they are probed at a port where nobody listens. With a `status`, they
+/// become ready and answer that; with a `template`, that is merged in instead.
+///
+/// # Errors
+/// When no container says where it listens.
+pub(super) fn bad_template(template: &Value, settings: &FaultSettings) -> Result<Value, String> {
     let mut bad = template.clone();
-    match merge {
-        Some(merge) => merge_into(&mut bad, merge),
-        None => {
-            for container in bad["spec"]["containers"].as_array_mut().into_iter().flatten() {
+    let containers = bad["spec"]["containers"].as_array_mut();
+    match (settings.status, &settings.template) {
+        (_, Some(merge)) => merge_into(&mut bad, merge),
+        (Some(status), None) => {
+            let listens = containers.into_iter().flatten().find_map(|container| Some((port(container)?, container)));
+            let (port, container) =
+                listens.ok_or("no container of it says at which port it listens; use settings.template")?;
+            container["image"] = json!(settings.image.as_deref().unwrap_or(IMAGE));
+            container["command"] = json!([
+                "mainstay",
+                "demo",
+                "broken",
+                "--quiet",
+                "--listen",
+                format!("0.0.0.0:{port}"),
+                "--status",
+                status.to_string()
+            ]);
+            // What only the program itself could be asked for by commands is left out.
+            let is_command = |part: &Value| ["exec", "postStart", "preStop"].iter().any(|word| !part[word].is_null());
+            if let Some(fields) = container.as_object_mut() {
+                fields.remove("args");
+                fields.retain(|name, part| !(name.ends_with("Probe") || name == "lifecycle") || !is_command(part));
+            }
+        }
+        (None, None) => {
+            for container in containers.into_iter().flatten() {
                 container["readinessProbe"] =
                     json!({"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1});
             }
         }
     }
-    bad
+    Ok(bad)
+}
+
+/// Where a container says that it listens: its first port, else that of a probe.
+fn port(container: &Value) -> Option<u64> {
+    let probes = ["readinessProbe", "livenessProbe", "startupProbe"].iter();
+    let probed = probes.flat_map(|probe| ["httpGet", "tcpSocket"].map(|how| &container[probe][how]["port"]));
+    [&container["ports"][0]["containerPort"]].into_iter().chain(probed).find_map(Value::as_u64)
 }
 
 /// JSON merge patch (RFC 7396).
@@ -223,13 +260,32 @@ mod tests {
     fn a_bad_release_starts_and_never_becomes_ready() {
         let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [
             {"name": "a", "image": "x", "readinessProbe": {"httpGet": {"path": "/readyz"}}}]}});
-        let bad = bad_template(&template, None);
+        let bad = bad_template(&template, &FaultSettings::default()).unwrap_or_default();
         assert_eq!(bad["spec"]["containers"][0]["readinessProbe"]["tcpSocket"]["port"], 1);
         assert_eq!(bad["spec"]["containers"][0]["image"], "x");
-        let merged =
-            bad_template(&template, Some(&json!({"metadata": {"labels": null}, "spec": {"hostNetwork": true}})));
+        let merge = json!({"metadata": {"labels": null}, "spec": {"hostNetwork": true}});
+        let settings = FaultSettings { template: Some(merge), ..FaultSettings::default() };
+        let merged = bad_template(&template, &settings).unwrap_or_default();
         assert_eq!(merged["metadata"], json!({}));
         assert_eq!(merged["spec"]["hostNetwork"], true);
         assert_ne!(restarted_template(&template, jiff::Timestamp::UNIX_EPOCH), template);
+    }
+
+    #[test]
+    fn a_release_that_errs_listens_where_the_good_one_did() {
+        let settings = FaultSettings { status: Some(500), ..FaultSettings::default() };
+        let template = json!({"spec": {"containers": [
+            {"name": "helper"},
+            {"name": "a", "image": "x", "args": ["-v"], "ports": [{"containerPort": 8080}],
+             "lifecycle": {"preStop": {"exec": {"command": ["bye"]}}},
+             "livenessProbe": {"exec": {"command": ["ask"]}}, "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}}}]}});
+        let bad = bad_template(&template, &settings).unwrap_or_default();
+        let container = &bad["spec"]["containers"][1];
+        assert_eq!(container["command"][5], "0.0.0.0:8080");
+        assert_eq!((container["image"].as_str(), &container["args"]), (Some(IMAGE), &Value::Null));
+        assert!(container["readinessProbe"].is_object() && container["livenessProbe"].is_null());
+        assert!(container["lifecycle"].is_null() && bad["spec"]["containers"][0] == json!({"name": "helper"}));
+        let silent = json!({"spec": {"containers": [{"name": "a"}]}});
+        assert!(bad_template(&silent, &settings).is_err_and(|reason| reason.contains("listens")));
     }
 }

@@ -3,19 +3,25 @@
 //! Guarantee: whatever is broken stands in the journal before it is broken, and is struck only once it is undone. Undoing goes on
 //! past what fails, and what failed stays in the journal.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use kube::{Client, ResourceExt as _};
 
 use super::journal::{Journal, Undo};
-use super::{Fault, FaultError, FaultKind, Hands, Machine, Target, TargetSpec, api, pressure};
+use super::{Fault, FaultError, FaultKind, Hands, Machine, Target, TargetSpec, api, certificate, pressure};
+use crate::load::tls::Tls;
+
+/// Where the load asks over TLS, and how.
+pub type ServedAt = (SocketAddr, Tls);
 
 /// The hands, and what they have done.
 pub struct Breaker {
     client: Client,
     machine: Option<Arc<dyn Machine>>,
     journal: Journal,
+    served_at: Option<ServedAt>,
 }
 
 impl Breaker {
@@ -24,7 +30,12 @@ impl Breaker {
     /// # Errors
     /// When the journal cannot be read.
     pub fn new(client: Client, machine: Option<Arc<dyn Machine>>, journal: &Path) -> Result<Self, FaultError> {
-        Ok(Self { client, machine, journal: Journal::open(journal)? })
+        Ok(Self { client, machine, journal: Journal::open(journal)?, served_at: None })
+    }
+
+    /// Where to look whether a certificate is served.
+    pub fn look_at(&mut self, served_at: Option<ServedAt>) {
+        self.served_at = served_at;
     }
 
     /// Whether the fault can be made here.
@@ -72,8 +83,17 @@ impl Breaker {
                 self.journal.add(Undo::Pod { namespace, name })?;
                 pressure::start(&self.client, pod).await
             }
+            (FaultKind::CertificateExpiry, Target::Secret(namespace, name)) => self.expire(namespace, name).await,
             _ => self.by_machine(fault).await,
         }
+    }
+
+    async fn expire(&mut self, namespace: &str, name: &str) -> Result<String, FaultError> {
+        let pair = certificate::read(&self.client, namespace, name).await?;
+        let (expired, der) = certificate::expired(&pair, jiff::Timestamp::now(), namespace, name)?;
+        self.journal.add(Undo::Certificate { namespace: namespace.to_owned(), name: name.to_owned(), pair })?;
+        certificate::put(&self.client, namespace, name, &expired).await?;
+        certificate::shows(self.served_at.as_ref(), &der).await
     }
 
     async fn release(&mut self, fault: &Fault, namespace: &str, name: &str) -> Result<String, FaultError> {
@@ -82,9 +102,11 @@ impl Breaker {
             // Nothing to undo: the same version, once more.
             api::restarted_template(&template, jiff::Timestamp::now())
         } else {
+            let bad = api::bad_template(&template, &fault.settings)
+                .map_err(|reason| FaultError::Target { target: fault.target.to_string(), reason })?;
             let (namespace, name) = (namespace.to_owned(), name.to_owned());
             self.journal.add(Undo::Template { namespace, name, template: template.clone() })?;
-            api::bad_template(&template, fault.settings.template.as_ref())
+            bad
         };
         api::set_template(&self.client, namespace, name, &changed).await?;
         api::release_shows(&self.client, namespace, name).await
@@ -138,6 +160,7 @@ impl Breaker {
                 api::set_template(&self.client, namespace, name, template).await
             }
             Undo::Pod { namespace, name } => pressure::end(&self.client, namespace, name).await,
+            Undo::Certificate { namespace, name, pair } => certificate::put(&self.client, namespace, name, pair).await,
             Undo::Uncordon { node } => api::set_cordon(&self.client, node, false).await,
         }
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Fault;
+use super::certificate::Pair;
 
 /// Why the journal could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,15 @@ pub enum Undo {
         namespace: String,
         /// Its name.
         name: String,
+    },
+    /// Put the certificate of a Secret back.
+    Certificate {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What was in it.
+        pair: Pair,
     },
     /// Let pods onto the node again.
     Uncordon {
@@ -128,7 +138,7 @@ impl Journal {
         let draft = self.path.with_extension("new");
         let text = serde_json::to_vec_pretty(&self.entries)
             .map_err(|source| JournalError::Damaged { path: self.path.clone(), source })?;
-        // For its owner alone: a pod template may hold what is not for everyone.
+        // For its owner alone: a pod template may hold what is not for everyone, and a certificate's key is never.
         let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
         let mut file = file.map_err(failed("write"))?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write"))?;

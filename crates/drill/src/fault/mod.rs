@@ -9,6 +9,7 @@
 
 mod api;
 pub mod breaker;
+pub mod certificate;
 pub mod journal;
 mod pressure;
 
@@ -45,13 +46,13 @@ pub enum FaultKind {
     CpuPressure,
     /// A pod that holds memory beside those that are there.
     MemoryPressure,
-    /// No room on its disk.
+    /// No room in the file system at a path of the pod.
     DiskFull,
     /// Its disk is slow.
     SlowDisk,
     /// Its clock is wrong.
     ClockSkew,
-    /// A version that never becomes ready, or any change of the pod template.
+    /// A version that never becomes ready, one that does and errs, or any change of the pod template.
     BadRelease,
     /// All pods replaced, as by a release of the same version.
     Rollout,
@@ -134,18 +135,19 @@ impl FaultKind {
             | (F::Kill | F::Pause, T::ControlPlane)
             | (
                 F::CutIncoming | F::CutOutgoing | F::DnsFailure | F::Delay | F::Loss | F::Bandwidth,
-                T::Node(_) | T::Zone(_),
+                T::Pod(_) | T::Node(_) | T::Zone(_),
             ) => Hands::Machine,
+            (F::DiskFull, T::Pod(_)) | (F::SlowDisk, T::Pod(_) | T::Node(_) | T::Zone(_)) => Hands::Machine,
             (F::BadRelease | F::Rollout, T::Deployment(_))
+            | (F::CertificateExpiry, T::Secret(_))
             | (F::Drain | F::CpuPressure | F::MemoryPressure, T::Node(_)) => Hands::Api,
-            (F::CertificateExpiry, _) => Hands::Nobody("this version of Mainstay cannot do it yet"),
             (F::ClockSkew, _) => Hands::Nobody(
                 "Linux has one wall clock for all processes of a machine (time namespaces shift only the monotonic ones); \
                  set the clock of a machine of its own",
             ),
-            (F::DiskFull | F::SlowDisk, _) => Hands::Nobody(
-                "the nodes of one machine share its disk, so filling or slowing it would hit everything else on it; \
-                 give the volume a file system of its own and fill that",
+            (F::DiskFull, T::Node(_) | T::Zone(_)) => Hands::Nobody(
+                "the nodes of one machine share its disk, so filling it would hit everything else on it; \
+                 fill the volume of a pod that has a file system of its own: target: {pod: ...}",
             ),
             _ => Hands::Nobody("this cannot be done to that kind of target"),
         }
@@ -173,6 +175,11 @@ impl FaultKind {
             Self::Delay => settings.delay_ms.is_none().then_some("delayMs"),
             Self::Loss => settings.loss_percent.is_none_or(|loss| loss > 100).then_some("lossPercent (0 to 100)"),
             Self::MemoryPressure => settings.megabytes.is_none_or(|size| size == 0).then_some("megabytes"),
+            Self::DiskFull => settings.path.is_none().then_some("path (in the pod)"),
+            Self::SlowDisk => settings.kbyte_per_second.is_none_or(|rate| rate == 0).then_some("kbytePerSecond"),
+            Self::BadRelease => {
+                settings.status.is_some_and(|it| !(400..600).contains(&it)).then_some("status from 400 to 599")
+            }
             Self::Bandwidth => settings.kbit_per_second.is_none_or(|rate| rate == 0).then_some("kbitPerSecond"),
             _ => None,
         };

@@ -42,7 +42,7 @@ pub struct Operation {
     /// Which client.
     pub client: u32,
     /// On which key.
-    pub key: u32,
+    pub key: u64,
     /// What.
     pub action: Action,
     /// When it was asked, in microseconds.
@@ -76,7 +76,7 @@ pub struct Finding {
 }
 
 /// Acknowledged writes that are gone: `finally` is what each key held after all writing had ended.
-pub fn lost(history: &[Operation], finally: &BTreeMap<u32, Option<u64>>) -> Vec<Finding> {
+pub fn lost(history: &[Operation], finally: &BTreeMap<u64, Option<u64>>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let at_us = history.iter().map(|operation| operation.ended_us).max().unwrap_or_default();
     for (key, operations) in by_key(history) {
@@ -130,8 +130,8 @@ pub fn stale(history: &[Operation]) -> Vec<Finding> {
 }
 
 /// The operations of each key, in their order.
-pub(crate) fn by_key(history: &[Operation]) -> Vec<(u32, Vec<&Operation>)> {
-    let mut keys: HashMap<u32, Vec<&Operation>> = HashMap::new();
+pub(crate) fn by_key(history: &[Operation]) -> Vec<(u64, Vec<&Operation>)> {
+    let mut keys: HashMap<u64, Vec<&Operation>> = HashMap::new();
     for operation in history {
         keys.entry(operation.key).or_default().push(operation);
     }
@@ -152,7 +152,7 @@ pub(crate) mod tests {
         Operation { action: Action::Read(found), ..write(0, called_us, ended_us) }
     }
 
-    fn finally(found: Option<u64>) -> BTreeMap<u32, Option<u64>> {
+    fn finally(found: Option<u64>) -> BTreeMap<u64, Option<u64>> {
         BTreeMap::from([(0, found)])
     }
 

@@ -54,11 +54,11 @@ impl Ledger for HttpKeys {
         format!("HTTP keys at {}{}", self.0.host, self.0.base)
     }
 
-    fn write(&self, client: u32, key: u32, value: u64) -> BoxFuture<'_, Ending> {
+    fn write(&self, client: u32, key: u64, value: u64) -> BoxFuture<'_, Ending> {
         Box::pin(async move { self.0.write(client, Method::PUT, format!("/keys/{key}"), value.to_string()).await })
     }
 
-    fn read(&self, client: u32, key: u32) -> BoxFuture<'_, Option<Option<u64>>> {
+    fn read(&self, client: u32, key: u64) -> BoxFuture<'_, Option<Option<u64>>> {
         Box::pin(async move { self.0.read(client, format!("/keys/{key}")).await })
     }
 }
@@ -68,11 +68,11 @@ impl Ledger for HttpLog {
         format!("HTTP log at {}{}", self.0.host, self.0.base)
     }
 
-    fn write(&self, client: u32, key: u32, value: u64) -> BoxFuture<'_, Ending> {
+    fn write(&self, client: u32, key: u64, value: u64) -> BoxFuture<'_, Ending> {
         Box::pin(async move { self.0.write(client, Method::POST, "/log".to_owned(), format!("{key} {value}")).await })
     }
 
-    fn read(&self, client: u32, key: u32) -> BoxFuture<'_, Option<Option<u64>>> {
+    fn read(&self, client: u32, key: u64) -> BoxFuture<'_, Option<Option<u64>>> {
         Box::pin(async move { self.0.read(client, format!("/log/{key}")).await })
     }
 

@@ -36,7 +36,7 @@ pub enum Linear {
 }
 
 /// Judges every key; answers with those that are not linearizable or could not be decided.
-pub fn breaches(history: &[Operation]) -> Vec<(u32, Linear)> {
+pub fn breaches(history: &[Operation]) -> Vec<(u64, Linear)> {
     let keys = by_key(history).into_iter();
     keys.map(|(key, operations)| (key, judge(&operations))).filter(|(_, found)| *found != Linear::Yes).collect()
 }

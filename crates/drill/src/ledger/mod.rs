@@ -11,6 +11,7 @@
 pub mod history;
 mod http;
 pub mod linear;
+mod postgres;
 mod redis;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +26,7 @@ use history::{Action, Ending, Finding, Operation};
 use linear::Linear;
 
 pub use http::{HttpKeys, HttpLog, Place};
+pub use postgres::PostgresRows;
 pub use redis::RedisKeys;
 
 /// Operations on one key before its clients go on to a fresh one: judging long histories of one key is dear.
@@ -42,14 +44,27 @@ pub trait Ledger: Send + Sync {
     fn shown(&self) -> String;
 
     /// Sets a key to a value, as client number `client`; answers with what is known about it.
-    fn write(&self, client: u32, key: u32, value: u64) -> BoxFuture<'_, Ending>;
+    fn write(&self, client: u32, key: u64, value: u64) -> BoxFuture<'_, Ending>;
 
     /// What a key is; `None` as the outer value when nobody knows.
-    fn read(&self, client: u32, key: u32) -> BoxFuture<'_, Option<Option<u64>>>;
+    fn read(&self, client: u32, key: u64) -> BoxFuture<'_, Option<Option<u64>>>;
 
     /// Whether keys are set once only, as in a log.
     fn is_append_only(&self) -> bool {
         false
+    }
+
+    /// Makes what has to be there before the first write, such as a table.
+    ///
+    /// # Errors
+    /// Why it cannot be made, for people.
+    fn prepare(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Takes away what [`prepare`](Self::prepare) made, as far as that is possible.
+    fn clear(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 }
 
@@ -60,6 +75,8 @@ pub struct LedgerPlan {
     pub clients: u32,
     /// How many keys they share at any one time.
     pub keys: u32,
+    /// The number of the first key. What an earlier drill left in the store under other numbers is no answer to this one.
+    pub first_key: u64,
     /// Operations per second, all clients together.
     pub rate: f64,
     /// The share of writes, 0 to 1.
@@ -89,9 +106,9 @@ pub struct Judgement {
     /// The first of the stale.
     pub stale: Vec<Finding>,
     /// Keys whose history is not linearizable, or could not be decided.
-    pub disorder: Vec<(u32, Linear)>,
+    pub disorder: Vec<(u64, Linear)>,
     /// Keys that could not be read at the end: what became of their writes is not known.
-    pub unreadable: Vec<u32>,
+    pub unreadable: Vec<u64>,
 }
 
 impl Judgement {
@@ -124,6 +141,14 @@ impl Recorder {
         Self { ledger, plan, began, state: Mutex::default() }
     }
 
+    /// Makes what the store has to have first.
+    ///
+    /// # Errors
+    /// Why it cannot be made, for people.
+    pub async fn prepare(&self) -> Result<(), String> {
+        self.ledger.prepare().await
+    }
+
     /// Lets all clients work until told to stop.
     pub async fn run(&self, stop: watch::Receiver<bool>) {
         join_all((0..self.plan.clients.max(1)).map(|client| self.client(client, stop.clone()))).await;
@@ -148,7 +173,7 @@ impl Recorder {
     }
 
     /// Which key, and the value to write if it is to be a write; `None` at the limit.
-    fn choose(&self, random: &mut fastrand::Rng) -> Option<(u32, Option<u64>)> {
+    fn choose(&self, random: &mut fastrand::Rng) -> Option<(u64, Option<u64>)> {
         let mut state = self.state();
         state.next_value += 1;
         let value = state.next_value;
@@ -156,17 +181,18 @@ impl Recorder {
             return None;
         }
         if self.ledger.is_append_only() {
-            return Some((value as u32, Some(value)));
+            return Some((self.plan.first_key + value, Some(value)));
         }
         let keys = self.plan.keys.max(1);
         let key = random.u32(0..keys);
         let used = state.used.entry(key).or_default();
         *used += 1;
         let generation = *used / OPERATIONS_PER_KEY;
-        Some((key + generation * keys, (random.f64() < self.plan.writes).then_some(value)))
+        let key = self.plan.first_key + u64::from(key) + u64::from(generation) * u64::from(keys);
+        Some((key, (random.f64() < self.plan.writes).then_some(value)))
     }
 
-    async fn one(&self, client: u32, key: u32, value: Option<u64>) -> Operation {
+    async fn one(&self, client: u32, key: u64, value: Option<u64>) -> Operation {
         let called_us = self.now_us();
         let (action, ending) = match value {
             Some(value) => (Action::Write(value), self.ledger.write(client, key, value).await),
@@ -178,10 +204,10 @@ impl Recorder {
         Operation { client, key, action, called_us, ended_us: self.now_us(), ending }
     }
 
-    /// Reads every key once more and judges. Call it when the clients have ended and the faults are healed.
+    /// Reads every key once more, clears the store of them where it can, and judges. Call it when the clients have ended and the faults are healed.
     pub async fn judge(&self, name: &str) -> Judgement {
         let mut history = self.state().history.clone();
-        let keys: BTreeSet<u32> = history.iter().map(|operation| operation.key).collect();
+        let keys: BTreeSet<u64> = history.iter().map(|operation| operation.key).collect();
         let (mut finally, mut unreadable) = (BTreeMap::new(), Vec::new());
         for key in keys {
             match self.last_word(key).await {
@@ -194,10 +220,11 @@ impl Recorder {
                 None => unreadable.push(key),
             }
         }
+        self.ledger.clear().await;
         conclude(name, &history, &finally, unreadable, self.ledger.is_append_only())
     }
 
-    async fn last_word(&self, key: u32) -> Option<Operation> {
+    async fn last_word(&self, key: u64) -> Option<Operation> {
         let since = Instant::now();
         loop {
             let operation = self.one(0, key, None).await;
@@ -224,8 +251,8 @@ impl Recorder {
 fn conclude(
     name: &str,
     history: &[Operation],
-    finally: &BTreeMap<u32, Option<u64>>,
-    unreadable: Vec<u32>,
+    finally: &BTreeMap<u64, Option<u64>>,
+    unreadable: Vec<u64>,
     append_only: bool,
 ) -> Judgement {
     let (mut lost, mut stale) = (history::lost(history, finally), history::stale(history));

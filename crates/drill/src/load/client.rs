@@ -16,10 +16,12 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{COOKIE, HOST, HeaderValue, SET_COOKIE};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::sample::Failure;
+use super::tls::Tls;
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -43,6 +45,7 @@ pub(crate) struct Pool {
     address: SocketAddr,
     host: HeaderValue,
     connect_timeout: Duration,
+    tls: Option<Tls>,
     idle: RefCell<Vec<Sender>>,
 }
 
@@ -51,8 +54,8 @@ pub(crate) struct Pool {
 pub(crate) struct Session(RefCell<Vec<(String, String)>>);
 
 impl Pool {
-    pub(crate) fn new(address: SocketAddr, host: HeaderValue, connect_timeout: Duration) -> Self {
-        Self { address, host, connect_timeout, idle: RefCell::default() }
+    pub(crate) fn new(address: SocketAddr, host: HeaderValue, connect_timeout: Duration, tls: Option<Tls>) -> Self {
+        Self { address, host, connect_timeout, tls, idle: RefCell::default() }
     }
 
     /// One try.
@@ -132,11 +135,10 @@ impl Pool {
             Ok(Ok(stream)) => stream,
         };
         let _ = stream.set_nodelay(true);
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|_| Failure::Broken)?;
-        // Ends with its sender, or with the load's runtime.
-        tokio::task::spawn_local(connection);
-        Ok(sender)
+        match &self.tls {
+            None => open(stream).await,
+            Some(tls) => open(timeout_at(until, tls.over(stream)).await.map_err(|_| Failure::ConnectTimeout)??).await,
+        }
     }
 
     /// Back to the pool as soon as the connection is done with this exchange; closed ones are dropped there.
@@ -145,6 +147,15 @@ impl Pool {
             self.idle.borrow_mut().push(sender);
         }
     }
+}
+
+/// HTTP over a connection.
+async fn open(stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<Sender, Failure> {
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|_| Failure::Broken)?;
+    // Ends with its sender, or with the load's runtime.
+    tokio::task::spawn_local(connection);
+    Ok(sender)
 }
 
 /// Reads the body to its end and forgets it.

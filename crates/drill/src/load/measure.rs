@@ -1,12 +1,13 @@
 //! The load alone: one URL, one rate, some seconds, a few figures. For `mainstay drill load` and for benches.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Latency, SAMPLES_MAX, quantile};
+use super::sample::{Latency, SAMPLES_MAX, count, quantile};
 use super::schedule::Arrivals;
 use super::{Load, LoadError, LoadPlan, Route};
 
@@ -44,6 +45,8 @@ pub struct Figures {
     pub asked: u64,
     /// Of these, not answered.
     pub failed: u64,
+    /// Why, and how many each.
+    pub failures: BTreeMap<String, u64>,
     /// Counted from when each was due.
     pub latency: Latency,
     /// How late the generator sent them: half of them, 99 of 100, the latest; in microseconds.
@@ -69,6 +72,8 @@ pub async fn run(url: &str, rate: f64, length: Duration) -> Result<Figures, Meas
     let plan = LoadPlan {
         address,
         host: host.to_owned(),
+        tls: None,
+        keep_alive: true,
         rate,
         arrivals: Arrivals::Uniform,
         routes: vec![Route { method: Method::GET, path, body: Vec::new().into(), weight: 1 }],
@@ -96,6 +101,7 @@ pub async fn run(url: &str, rate: f64, length: Duration) -> Result<Figures, Meas
         rate_sent: samples.len() as f64 * 1e6 / (sent_until_us as f64 + apart_us),
         asked: samples.len() as u64,
         failed: samples.iter().filter(|sample| sample.failure.is_some()).count() as u64,
+        failures: count(samples.iter().filter_map(|sample| sample.failure)),
         latency: Latency::of(&samples),
         lag_us: [0.5, 0.99, 1.0].map(|q| quantile(&lags, q)),
     })
@@ -107,6 +113,9 @@ impl fmt::Display for Figures {
         let [lag_p50, lag_p99, lag_max] = self.lag_us;
         writeln!(formatter, "sent     {:.1} per second of {} wanted", self.rate_sent, self.rate_wanted)?;
         writeln!(formatter, "asked    {}, {} failed", self.asked, self.failed)?;
+        for (what, count) in &self.failures {
+            writeln!(formatter, "failed   {count} × {what}")?;
+        }
         writeln!(
             formatter,
             "latency  p50 {p50_us} us, p90 {p90_us} us, p99 {p99_us} us, p99.9 {p999_us} us, max {max_us} us"

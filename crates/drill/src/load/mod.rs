@@ -8,13 +8,14 @@
 //! - How late the generator itself was is noted in each sample (`lag_us`), so that a verdict can say whether to trust it.
 //! - One core: the thread is single, and nothing of the drill's other work runs on it.
 //!
-//! Deliberately absent: TLS, HTTP/2 and several addresses; DNS (the address is looked up once, before).
+//! Deliberately absent: HTTP/2 and several addresses; DNS (the address is looked up once, before).
 
 mod client;
 pub mod measure;
 pub mod sample;
 pub mod schedule;
-mod timer;
+pub mod timer;
+pub mod tls;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use client::{Pool, Prepared, Session};
 use sample::{Failure, Recording, Sample};
 use schedule::{Arrivals, Due, Schedule};
 use timer::Timer;
+use tls::Tls;
 
 /// Requests sent one after the other when the generator is behind, before it looks at answers again.
 const BURST_MAX: u32 = 16;
@@ -61,6 +63,10 @@ pub struct LoadPlan {
     pub address: SocketAddr,
     /// The `Host` header.
     pub host: String,
+    /// Over TLS, if set.
+    pub tls: Option<Tls>,
+    /// Whether a connection is used again for the next request; if not, each is that of a new user.
+    pub keep_alive: bool,
     /// Requests per second.
     pub rate: f64,
     /// How far apart.
@@ -131,7 +137,7 @@ impl Load {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LoadError::Start)?;
         let (noted, told) = (Arc::clone(&recording), Arc::clone(&stop));
         let work = move || {
-            let pool = Pool::new(plan.address, host, plan.connect_timeout);
+            let pool = Pool::new(plan.address, host, plan.connect_timeout, plan.tls.clone());
             LocalSet::new().block_on(&runtime, generate(plan, pool, began.into(), noted, told))
         };
         let thread = std::thread::Builder::new().name("load".to_owned()).spawn(work).map_err(LoadError::Start)?;
@@ -244,7 +250,7 @@ async fn ask(shared: Rc<Shared>, due: Due, route: usize, session: Option<Rc<Sess
     let result = loop {
         tries += 1;
         let deadline = Instant::now() + plan.timeout;
-        let result = shared.pool.exchange(prepared, session.as_deref(), deadline, tries > 1).await;
+        let result = shared.pool.exchange(prepared, session.as_deref(), deadline, tries > 1 || !plan.keep_alive).await;
         if result.is_ok() || tries >= tries_max {
             break result;
         }

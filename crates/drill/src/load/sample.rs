@@ -3,6 +3,7 @@
 //! Exact records instead of a histogram: a drill is minutes long, 24 bytes a request are affordable, and quantiles over any
 //! window of time can be asked for afterwards. [`SAMPLES_MAX`] is the limit.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub enum Failure {
     ConnectTimeout,
     /// No answer in time.
     Timeout,
+    /// The server's certificate is not to be trusted: run out, for another name, or by somebody unknown.
+    Certificate,
     /// The connection ended before the whole answer was there.
     Broken,
     /// An answer that says no: a status of 400 or above.
@@ -36,10 +39,20 @@ impl std::fmt::Display for Failure {
             Self::Refused => formatter.write_str("connection refused"),
             Self::ConnectTimeout => formatter.write_str("no connection in time"),
             Self::Timeout => formatter.write_str("no answer in time"),
+            Self::Certificate => formatter.write_str("certificate refused"),
             Self::Broken => formatter.write_str("connection broke off"),
             Self::Status(status) => write!(formatter, "status {status}"),
         }
     }
+}
+
+/// How many there are of each, by their words.
+pub(crate) fn count(failures: impl Iterator<Item = Failure>) -> BTreeMap<String, u64> {
+    let mut kinds = BTreeMap::new();
+    for failure in failures {
+        *kinds.entry(failure.to_string()).or_default() += 1;
+    }
+    kinds
 }
 
 /// One request.

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// One `timerfd` (`timerfd_create(2)`), armed anew for each wait.
-pub(crate) struct Timer(AsyncFd<Descriptor>);
+pub struct Timer(AsyncFd<Descriptor>);
 
 struct Descriptor(TimerFd);
 
@@ -23,7 +23,10 @@ impl AsRawFd for Descriptor {
 
 impl Timer {
     /// A timer of the current runtime.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When there are no more descriptors to be had.
+    pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         // Deprecated for descriptors that may be closed while registered; this one is owned by what is registered. The
@@ -34,7 +37,10 @@ impl Timer {
     }
 
     /// Waits; a wait of nothing returns at once.
-    pub(crate) async fn sleep(&self, wait: Duration) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the kernel refuses the timer.
+    pub async fn sleep(&self, wait: Duration) -> io::Result<()> {
         if wait.is_zero() {
             return Ok(());
         }

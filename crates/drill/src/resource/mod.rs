@@ -119,6 +119,12 @@ pub struct LoadSpec {
     /// The `Host` header; by default the name in the URL, `SERVICE.NAMESPACE`, or the first one that the Gateway serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Over TLS; a `url` of `https://` asks for it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+    /// Whether connections are used again; if not, each request is that of a new user.
+    #[serde(default = "yes")]
+    pub keep_alive: bool,
     /// Requests per second.
     pub rate: f64,
     /// How far apart.
@@ -141,11 +147,27 @@ pub struct LoadSpec {
     pub tries: u8,
 }
 
+/// Whose certificates are trusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsSpec {
+    /// A Secret, `NAMESPACE/NAME`, with `ca.crt`, else `tls.crt`; by default those that this machine trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+impl LoadSpec {
+    /// Whether it asks over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some() || matches!(&self.target, LoadTarget::Url(url) if url.starts_with("https://"))
+    }
+}
+
 /// Whom to ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum LoadTarget {
-    /// `http://HOST[:PORT]`, as reached from here.
+    /// `http://HOST[:PORT]` or `https://HOST[:PORT]`, as reached from here.
     Url(String),
     /// A Service, `NAMESPACE/NAME`, at its load-balancer address, else at its cluster address.
     Service(String),
@@ -191,9 +213,21 @@ pub struct LedgerSpec {
     pub kind: LedgerKind,
     /// `HOST:PORT`, as reached from here, or `service: NAMESPACE/NAME`.
     pub target: LedgerTarget,
-    /// Before all paths (HTTP) or keys (Redis).
+    /// Before all paths (HTTP) or keys (Redis); the name of the table (PostgreSQL), `mainstay_drill` if none is given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
+    /// A Secret, `NAMESPACE/NAME`, with `username` and `password`, as that of a Database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Instead of the Secret's user name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Instead of the Secret's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// The database of a `postgres-rows`, `postgres` if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// Clients at the same time.
     #[serde(default = "four")]
     pub clients: u32,
@@ -221,6 +255,8 @@ pub enum LedgerKind {
     HttpLog,
     /// Keys in Redis.
     RedisKeys,
+    /// Rows in PostgreSQL.
+    PostgresRows,
 }
 
 /// Where a ledger's store is.
@@ -271,15 +307,28 @@ pub struct FaultSettings {
     /// `bandwidth`: kilobits per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kbit_per_second: Option<u32>,
+    /// `cut-incoming`, `cut-outgoing`: only what comes from or goes to this node and its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// `disk-full`: where in the pod the file system is that is filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `slow-disk`: kilobytes per second, reading and writing each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kbyte_per_second: Option<u32>,
     /// `cpu-pressure`: busy processes, 2 if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
     /// `memory-pressure`: how much is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub megabytes: Option<u32>,
-    /// `cpu-pressure`, `memory-pressure`: an image with `sh`, `head` and `tail`, where `mainstay.dev/host` is none.
+    /// `cpu-pressure`, `memory-pressure`: an image with `sh`, `head` and `tail`, where `mainstay.dev/host` is none; `bad-release`
+    /// with `status`: one with `mainstay`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// `bad-release`: what the new pods answer to everyone but probes, instead of failing those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// `bad-release`: merged into the pod template (JSON merge patch) in place of a readiness probe that fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<serde_json::Value>,
@@ -377,6 +426,10 @@ impl Drill {
             );
         }
         for (number, fault) in spec.faults.iter().enumerate() {
+            if fault.fault == FaultKind::CertificateExpiry && !spec.load.is_tls() {
+                let reason = "nobody would see it: ask over TLS (spec.load.tls, or a url of https://)".to_owned();
+                return refuse(&format!("faults[{number}]"), reason);
+            }
             if let Err(reason) = fault.fault.fits(&fault.target, &fault.settings) {
                 return refuse(&format!("faults[{number}]"), reason);
             }
@@ -390,6 +443,11 @@ impl Drill {
             {
                 let reason = "rate above 0 to 10000, clients 1 to 100, writes 0 to 100".to_owned();
                 return refuse(&format!("ledgers[{number}]"), reason);
+            }
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if ledger.kind == LedgerKind::PostgresRows && !ledger.prefix.chars().all(is_name) {
+                let reason = "the table is made by this name: letters, digits and _ only".to_owned();
+                return refuse(&format!("ledgers[{number}].prefix"), reason);
             }
         }
         let share = |percent: f64| (0.0..=100.0).contains(&percent);
@@ -427,6 +485,9 @@ impl FaultSpec {
 }
 
 // Defaults, named after their values: serde takes functions only.
+fn yes() -> bool {
+    true
+}
 fn one() -> u64 {
     1
 }

@@ -68,6 +68,8 @@ pub fn drill(name: &str, entry: &Entry) -> Drill {
             load: LoadSpec {
                 target: entry.target.clone(),
                 host: None,
+                tls: None,
+                keep_alive: true,
                 rate: RATE,
                 arrivals: Arrivals::Uniform,
                 requests: Vec::new(),

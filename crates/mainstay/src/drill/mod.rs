@@ -3,6 +3,7 @@
 //! Thin: what a drill is stands in crate `drill`. Here: the command line, which cluster, the hands of the machine, an own
 //! instance where none runs, and Ctrl-C.
 
+mod disk;
 mod machine;
 mod own;
 pub mod resource;
@@ -47,7 +48,7 @@ pub struct DrillArgs {
     /// Manifests whose service gets the standard set: they are applied first
     #[arg(value_name = "PATH", required_unless_present_any = ["file", "resource"], conflicts_with_all = ["file", "resource"])]
     paths: Vec<PathBuf>,
-    /// A Drill (mainstay.dev/v1alpha1) instead of the standard set
+    /// A Drill (mainstay.dev/v1alpha1) instead of the standard set; - for standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     file: Option<PathBuf>,
     /// A Drill that is in the cluster; what comes of it goes into its status
@@ -142,6 +143,14 @@ pub enum DrillError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Something else.
+    #[error("{path} is no Drill but kind: {kind}; manifests are named without -f: mainstay drill {path}")]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        kind: String,
     },
     /// Nothing to drill.
     #[error("there is no Service of a Deployment in {}; write a Drill that says what to ask, and name it with -f", shown(.0))]
@@ -285,8 +294,14 @@ fn show(args: &DrillArgs, report: &Report, page: &Path) -> bool {
 /// The drill of the file, or the standard set for the manifests.
 fn wanted(args: &DrillArgs) -> Result<Drill, DrillError> {
     let drill = if let Some(file) = &args.file {
-        let text = std::fs::read_to_string(file);
+        let text = match file.to_str() {
+            Some("-") => std::io::read_to_string(std::io::stdin()),
+            _ => std::fs::read_to_string(file),
+        };
         let text = text.map_err(|source| DrillError::Read { path: file.clone(), source })?;
+        if let Some(kind) = kind_of(&text).filter(|kind| kind != "Drill") {
+            return Err(DrillError::Kind { path: file.clone(), kind });
+        }
         Drill::parse(&file.display().to_string(), &text)?
     } else {
         let manifests = manifest::read(&args.paths)?;
@@ -300,6 +315,12 @@ fn wanted(args: &DrillArgs) -> Result<Drill, DrillError> {
         standard::drill(&name, &entry)
     };
     overridden(args, drill)
+}
+
+/// The kind that a manifest says it is.
+fn kind_of(text: &str) -> Option<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("kind:"));
+    lines.map(|kind| kind.trim().to_owned()).next()
 }
 
 /// With what the command line says instead.

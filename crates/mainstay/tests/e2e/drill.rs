@@ -103,3 +103,109 @@ fn a_killed_drill_is_undone() {
     assert!(cluster.ok(&["fault", "ls"]).contains("no faults"));
     cluster.wait("the node is well", || !cluster.k(&["get", "node", "node-2"]).contains("NotReady"));
 }
+
+/// What releases, certificates, disks and links do to a shop behind a gateway with TLS.
+const FURTHER: &str = "\
+apiVersion: mainstay.dev/v1alpha1
+kind: Drill
+metadata: {name: further}
+spec:
+  load: {target: {gateway: shop/secure}, tls: {secret: shop/secure}, keepAlive: false, rate: 50, timeout: 700ms}
+  faults:
+  - {name: certificate, fault: certificate-expiry, target: {secret: shop/secure}, after: 1s, hold: 1s}
+  - {name: errs, fault: bad-release, target: {deployment: shop/front}, settings: {status: 503}, after: 1s, hold: 4s}
+  - {name: full, fault: disk-full, target: {pod: {name: shop/keeper}}, settings: {path: /cache}, after: 1s, hold: 500ms}
+  - {name: slow, fault: slow-disk, target: {node: any}, settings: {kbytePerSecond: 1000}, after: 500ms, hold: 500ms}
+  - {name: one link, fault: cut-outgoing, target: {node: node-1}, settings: {peer: node-2}, after: 500ms, hold: 1s}
+  - {name: names, fault: dns-failure, target: {pod: {service: shop/front}}, after: 500ms, hold: 1s}
+  require: {availabilityPercent: 0}
+";
+
+/// A gateway with a certificate, and a pod that has a file system of its own.
+fn secure() -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["shop.example.com".to_owned()]).unwrap();
+    let indented = |text: String| text.replace('\n', "\n    ");
+    format!(
+        "\
+apiVersion: v1
+kind: Secret
+metadata: {{name: secure, namespace: shop}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {}
+  tls.key: |
+    {}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: secure, namespace: shop}}
+spec:
+  gatewayClassName: mainstay
+  listeners:
+  - name: https
+    port: 8443
+    protocol: HTTPS
+    hostname: shop.example.com
+    tls: {{certificateRefs: [{{name: secure}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: secure, namespace: shop}}
+spec:
+  parentRefs: [{{name: secure}}]
+  rules: [{{backendRefs: [{{name: front, port: 80}}]}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: keeper, namespace: shop}}
+spec:
+  containers:
+  - name: keeper
+    image: mainstay.dev/host
+    command: [sleep, '86400']
+    volumeMounts: [{{name: cache, mountPath: /cache}}]
+  volumes:
+  - name: cache
+    emptyDir: {{medium: Memory, sizeLimit: 1Mi}}
+",
+        indented(made.cert.pem()),
+        indented(made.signing_key.serialize_pem())
+    )
+}
+
+#[test]
+fn releases_certificates_disks_and_links_break_and_are_mended() {
+    let cluster = Cluster::up(&["examples/shop"]);
+    cluster.apply(&secure());
+    let certificate = || cluster.get(&["secret", "-n", "shop", "secure"])["data"].clone();
+    let before = certificate();
+    cluster.wait("the gateway and the keeper are there", || {
+        let programmed = cluster.get(&["gateway", "-n", "shop", "secure"])["status"]["addresses"][0].is_object();
+        programmed && crate::cluster::is_ready(&cluster.get(&["pod", "-n", "shop", "keeper"]))
+    });
+    let (file, report) = (cluster.dir().join("further.yaml"), cluster.dir().join("report"));
+    std::fs::write(&file, FURTHER).unwrap();
+    let mut command = Command::new(MAINSTAY);
+    command.args(["drill", "--quiet", "--report"]).arg(&report).arg("-f").arg(&file);
+    let said = text(&command.arg("--data-dir").arg(cluster.dir()).output().unwrap());
+    let json: Value = serde_json::from_slice(&std::fs::read(report.join("further.json")).expect(&said)).unwrap();
+    assert!(nothing_but_a_busy_machine(&json["verdict"]["objections"]), "{said}");
+    let steps = json["verdict"]["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["step"]["evidence"]["Ok"].is_string()), "{said}");
+    assert!(steps[0]["failures"]["certificate refused"].as_u64() > Some(5), "{said}");
+    assert!(steps[1]["failures"]["status 503"].as_u64() > Some(5), "{said}");
+    assert!(steps[2]["step"]["evidence"]["Ok"].as_str().unwrap().contains("full"), "{said}");
+    assert_eq!(certificate(), before);
+    let keep = ["exec", "-n", "shop", "keeper", "--", "dd", "if=/dev/zero", "of=/cache/x", "bs=64k", "count=8"];
+    assert!(cluster.kubectl(&keep).status().unwrap().success(), "there is no room after the drill");
+
+    // What others have, too, is not filled.
+    let one = FURTHER.lines().filter(|line| !line.starts_with("  - {name") || line.contains("name: full"));
+    let shared = one.collect::<Vec<_>>().join("\n").replace("path: /cache", "path: /tmp");
+    std::fs::write(&file, shared).unwrap();
+    let mut command = Command::new(MAINSTAY);
+    command.args(["drill", "--quiet", "--report"]).arg(&report).arg("-f").arg(&file);
+    let said = text(&command.arg("--data-dir").arg(cluster.dir()).output().unwrap());
+    assert!(said.contains("disk of this machine"), "{said}");
+}

@@ -15,6 +15,7 @@
 //! Sources: <https://docs.kernel.org/admin-guide/cgroup-v2.html>,
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>.
 
+mod disk;
 mod group;
 mod limits;
 mod usage;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, access};
 
+pub use disk::Disk;
 use group::Group;
 pub use limits::Limits;
 pub(crate) use limits::{CPU_PERIOD_US, cpu_quota_us, cpu_shares};
@@ -204,6 +206,15 @@ impl NodeCgroup {
         self.0.processes()
     }
 
+    /// Slows what the node's pods read from and write to a disk, or with `None` gives them its own speed again; answers with
+    /// how many groups took it. Containers that are made later are not slowed on version 1.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or has no such controller.
+    pub fn throttle(&self, disk: Disk, bytes_per_second: Option<u64>) -> Result<usize, CgroupError> {
+        disk::throttle(&self.0, disk, bytes_per_second)
+    }
+
     /// What the containers of the node use together; agent and shims are not counted on version 1.
     pub fn usage(&self) -> Usage {
         usage::read(&self.0.cgroups, &self.0.path)
@@ -280,6 +291,14 @@ impl PodCgroup {
     /// All processes of the pod.
     pub fn processes(&self) -> Vec<i32> {
         self.0.processes()
+    }
+
+    /// As [`NodeCgroup::throttle`], of one pod.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or has no such controller.
+    pub fn throttle(&self, disk: Disk, bytes_per_second: Option<u64>) -> Result<usize, CgroupError> {
+        disk::throttle(&self.0, disk, bytes_per_second)
     }
 
     /// What the containers of the pod use together; the shim is not counted on version 1.
