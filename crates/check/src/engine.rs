@@ -7,6 +7,9 @@ use serde::Serialize;
 /// The program's own time from start to its first successful probe, where neither annotation nor option says: seconds.
 pub const PROGRAM_START_S: f64 = 1.0;
 
+/// More successes in a row than anybody asks a probe for.
+const SUCCESSES_MAX: f64 = 1000.0;
+
 /// What happens when, on one platform.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Engine {
@@ -22,6 +25,9 @@ pub struct Engine {
     pub once_s: Option<f64>,
     /// From a process's death to its pod leaving the endpoints.
     pub notice_s: f64,
+    /// The first wait between the attempts of startup and readiness probes, doubling, that a platform makes besides those
+    /// that the probe asks for; `None`: only those.
+    pub quick_probe_s: Option<f64>,
     /// From an eviction to the container's start on another node: controller, scheduler, sandbox, image at hand.
     pub start_s: f64,
     /// Whether the nodes of a dark zone are given up one after the other, and how long after each other.
@@ -42,6 +48,8 @@ impl Engine {
             // `Fence::replace_after` of the default promise.
             once_s: Some(3.06),
             notice_s: 0.1,
+            // docs/pod-life.md: quick attempts until the first success.
+            quick_probe_s: Some(0.01),
             start_s: 0.3,
             zone_step_s: 0.0,
             is_storage_local: true,
@@ -61,6 +69,7 @@ impl Engine {
             toleration_s: 300.0,
             once_s: None,
             notice_s: 1.0,
+            quick_probe_s: None,
             start_s: 5.0,
             zone_step_s: 10.0,
             is_storage_local: false,
@@ -85,24 +94,35 @@ impl Engine {
 }
 
 /// When a pod of this template is Ready, in seconds after its containers' start: its program needs `program_s`, and the
-/// probes look only now and then. Init containers count with `program_s` each.
-pub fn ready_after_s(pod_spec: &serde_json::Value, program_s: f64) -> f64 {
+/// probes look only now and then, or at the beginning quickly as well (see [`Engine::quick_probe_s`]). Init containers count
+/// with `program_s` each.
+pub fn ready_after_s(pod_spec: &serde_json::Value, program_s: f64, quick_s: Option<f64>) -> f64 {
     use mainstay_model::meta::list_at;
     let is_sidecar = |c: &&serde_json::Value| c["restartPolicy"] == "Always";
     let inits = list_at(pod_spec, "initContainers").iter().filter(|container| !is_sidecar(container)).count();
     let ready = list_at(pod_spec, "containers").iter().map(|container| {
-        let started = container.get("startupProbe").map_or(program_s, |probe| first_success_s(probe, program_s));
-        container.get("readinessProbe").map_or(started, |probe| first_success_s(probe, started))
+        let started = container.get("startupProbe").map_or(program_s, |probe| first_success_s(probe, program_s, quick_s));
+        container.get("readinessProbe").map_or(started, |probe| first_success_s(probe, started, quick_s))
     });
     inits as f64 * program_s + ready.fold(program_s, f64::max)
 }
 
 /// When a probe has succeeded often enough, if it can succeed from `from_s` on.
-fn first_success_s(probe: &serde_json::Value, from_s: f64) -> f64 {
+fn first_success_s(probe: &serde_json::Value, from_s: f64, quick_s: Option<f64>) -> f64 {
     let number = |name: &str, default: f64| probe[name].as_f64().unwrap_or(default);
     let (first, period) = (number("initialDelaySeconds", 0.0), number("periodSeconds", 10.0).max(1.0));
+    let needed = number("successThreshold", 1.0).clamp(1.0, SUCCESSES_MAX) as usize;
     let ticks = ((from_s - first) / period).ceil().max(0.0);
-    first + (ticks + number("successThreshold", 1.0).max(1.0) - 1.0) * period
+    let beats = (0..needed).map(|beat| first + (ticks + beat as f64) * period);
+    // The waits double until they are as long as the period.
+    let waits = quick_s.into_iter().flat_map(|wait| std::iter::successors(Some(wait), |wait| Some(wait * 2.0)));
+    let quick = waits.take_while(|wait| *wait <= period).scan(first, |at, wait| {
+        *at += wait;
+        Some(*at)
+    });
+    let mut attempts: Vec<f64> = quick.filter(|at| *at >= from_s).chain(beats).collect();
+    attempts.sort_by(f64::total_cmp);
+    attempts.get(needed - 1).copied().unwrap_or(from_s)
 }
 
 /// How long a container has to fail its liveness probe before it is killed; `None` without one.
@@ -145,11 +165,21 @@ mod tests {
             (json!({"startupProbe": probe(3, 0), "readinessProbe": probe(5, 0)}), 1.0, 5.0),
             (json!({"readinessProbe": {"periodSeconds": 2, "successThreshold": 3}}), 0.0, 4.0),
         ] {
-            let got = ready_after_s(&spec(container.clone()), program);
+            let got = ready_after_s(&spec(container.clone()), program, None);
             assert!((got - ready).abs() < 1e-9, "{container}: {got}");
         }
         let with_init = json!({"initContainers": [{}, {"restartPolicy": "Always"}], "containers": [{}]});
-        assert!((ready_after_s(&with_init, 2.0) - 4.0).abs() < 1e-9);
+        assert!((ready_after_s(&with_init, 2.0, None) - 4.0).abs() < 1e-9);
+        // 10, 30, 70, 150, 310 ms after the start; then the beat.
+        for (container, program, ready) in [
+            (json!({"readinessProbe": probe(1, 0)}), 0.2, 0.31),
+            (json!({"readinessProbe": probe(5, 10)}), 0.2, 10.0),
+            (json!({"readinessProbe": probe(1, 0)}), 0.9, 1.0),
+            (json!({"readinessProbe": {"periodSeconds": 1, "successThreshold": 2}}), 0.0, 0.01),
+        ] {
+            let got = ready_after_s(&spec(container.clone()), program, Some(0.01));
+            assert!((got - ready).abs() < 1e-9, "{container}: {got}");
+        }
     }
 
     #[test]

@@ -259,10 +259,10 @@ pub async fn exists(observer: &Observer, client: &Client, target: &TargetSpec) -
         }
         TargetSpec::Zone(name) => {
             let is_in = |node: &Node| name == "any" || node.labels().get(ZONE_LABEL) == Some(name);
-            match observer.nodes.filter(is_in).is_empty() {
-                false => Ok(()),
-                true => missing("no node is in it", format!("kubectl get nodes -L {ZONE_LABEL}")),
+            if observer.nodes.filter(is_in).is_empty() {
+                return missing("no node is in it", format!("kubectl get nodes -L {ZONE_LABEL}"));
             }
+            Ok(())
         }
         TargetSpec::Deployment(name) => {
             let (namespace, deployment) = halves(name)?;

@@ -126,7 +126,7 @@ impl Workload {
             name: object.name().to_owned(),
             replicas: replicas(object, kind),
             template_path,
-            ready_s: engine::ready_after_s(spec, number(START).unwrap_or(program_s)),
+            ready_s: engine::ready_after_s(spec, number(START).unwrap_or(program_s), engine.quick_probe_s),
             stay_s: stay_s(spec, kind, engine),
             runs_once,
             restarts: !matches!(spec["restartPolicy"].as_str(), Some("Never")),

@@ -126,6 +126,15 @@ impl Stage<'_> {
             Fault { kind: FaultKind::Kill, target: target(model, failure)?, settings: FaultSettings::default() };
         self.breaker.make(&fault).await?;
         tokio::time::sleep(hold(&row)).await;
+        // What was to be over by now and is not is looked at for as long again: how much later it ends is worth knowing.
+        let lasts = |now_s: f64| {
+            let seen = probes.seen(from_s, now_s);
+            row.cells.iter().zip(seen).any(|(cell, seen)| cell.seconds.is_some() && seen.seconds.is_none())
+        };
+        let until = Instant::now() + hold(&row);
+        while Instant::now() < until && lasts(probes.now_s()) {
+            tokio::time::sleep(QUIET / 2).await;
+        }
         let until_s = probes.now_s();
         let undone = self.breaker.undo_all().await;
         let seen = probes.end(from_s, until_s).await;

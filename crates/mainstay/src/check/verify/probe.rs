@@ -96,6 +96,11 @@ impl Probes {
         // What was asked before the end may still be answered.
         tokio::time::sleep(PATIENCE * 2).await;
         self.tasks.shutdown().await;
+        self.seen(from_s, until_s)
+    }
+
+    /// What is known of each service between the two times, in the order of the places.
+    pub fn seen(&self, from_s: f64, until_s: f64) -> Vec<Seen> {
         let of = |(place, record): &(Place, Arc<Mutex<Record>>)| {
             let record = record.lock().unwrap_or_else(PoisonError::into_inner);
             seen(&record, place.address.is_some(), place.need, from_s, until_s)

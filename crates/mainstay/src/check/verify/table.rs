@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use mainstay_check::Outcome;
 use serde_json::{Value, json};
 
-use super::verdict::{Agreement, Comparison, SLACK_S};
+use super::verdict::{Agreement, Comparison, SLACK_S, hint};
 
 /// For people: every failure that somebody notices, and every prediction that does not hold.
 pub(super) fn text(all: &[Comparison]) -> String {
@@ -31,6 +31,13 @@ pub(super) fn text(all: &[Comparison]) -> String {
             let _ = write!(line, "{cell:width$}  ");
         }
         let _ = writeln!(out, "{}", line.trim_end());
+    }
+    let differ: Vec<&&Comparison> = shown.iter().filter(|one| one.agreement == Agreement::Differs).collect();
+    if !differ.is_empty() {
+        let _ = writeln!(out, "\nwhere they differ");
+    }
+    for one in differ {
+        let _ = writeln!(out, "  {} {}: {}", one.predicted.failure, one.predicted.service, hint(one));
     }
     let count = |agreement: Agreement| all.iter().filter(|one| one.agreement == agreement).count();
     let _ = writeln!(

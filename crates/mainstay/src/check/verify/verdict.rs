@@ -18,6 +18,8 @@ use super::probe::{Need, PERIOD, Record};
 pub(super) const DOWN_S: f64 = 0.5;
 /// How much earlier or later than predicted something may end, in seconds.
 pub(super) const SLACK_S: f64 = 2.0;
+/// Questions later than this tell more of the machine than of the service, in seconds.
+const LATE_S: f64 = 0.5;
 /// What was still wrong so shortly before the end of the looking is taken to last, in seconds.
 const LASTS_S: f64 = 1.0;
 
@@ -33,6 +35,8 @@ pub(super) struct Seen {
     pub asked: usize,
     /// Of these, not answered.
     pub failed: usize,
+    /// How much later than due a question was asked at most, in seconds: the time that this machine had none for it.
+    pub late_seconds: f64,
 }
 
 impl Seen {
@@ -82,6 +86,29 @@ impl Comparison {
     }
 }
 
+/// What a difference may come from, and what to do about it.
+pub(super) fn hint(one: &Comparison) -> String {
+    let (said, was) = (&one.predicted, &one.measured);
+    if was.late_seconds > LATE_S {
+        return format!(
+            "this machine was too busy for its times to count: questions were asked up to {:.1} s late; try again when it is quiet",
+            was.late_seconds
+        );
+    }
+    let end = |seconds: Option<f64>| seconds.unwrap_or(f64::INFINITY);
+    let hint = if (was.outcome, end(was.seconds)) < (said.outcome, end(said.seconds)) {
+        "it was back sooner: its program may need less time to start (check.mainstay.dev/start-seconds), or its callers try \
+         again (check.mainstay.dev/retried)"
+    } else if said.outcome == Outcome::Fine {
+        "something that it needs is not known (check.mainstay.dev/depends-on), or its callers do not try again \
+         (check.mainstay.dev/retried)"
+    } else {
+        "it was back later: its program may need longer to start (check.mainstay.dev/start-seconds) or to take over \
+         (check.mainstay.dev/failover-seconds)"
+    };
+    hint.to_owned()
+}
+
 fn agreement(predicted: &Prediction, measured: &Seen) -> Agreement {
     let is_close = |said: f64, was: f64| (said - was).abs() <= SLACK_S.max(said / 2.0);
     let holds = match (predicted.outcome, measured.outcome) {
@@ -119,7 +146,9 @@ pub(super) fn seen(record: &Record, has_address: bool, need: Need, from_s: f64, 
     };
     let lasts = outcome != Outcome::Fine && end > until_s - LASTS_S;
     let failed = answers.iter().filter(|(_, ok)| !ok).count();
-    Seen { outcome, seconds: (!lasts).then_some(end - from_s), asked: answers.len(), failed }
+    let gaps = answers.windows(2).map(|pair| pair[1].0 - pair[0].0 - PERIOD.as_secs_f64());
+    let late_seconds = gaps.fold(0.0, f64::max);
+    Seen { outcome, seconds: (!lasts).then_some(end - from_s), asked: answers.len(), failed, late_seconds }
 }
 
 /// The steps of a function from a time on, its value at that time first.
@@ -196,7 +225,7 @@ mod tests {
         use Agreement::{Differs, Holds, Unseen};
         use Outcome::{Degraded, Down, Fine};
 
-        let seen = |outcome, seconds| Seen { outcome, seconds, asked: 1, failed: 0 };
+        let seen = |outcome, seconds| Seen { outcome, seconds, asked: 1, failed: 0, late_seconds: 0.0 };
         for (said, was, agrees) in [
             ((Fine, Some(0.0)), (Fine, Some(0.0)), Holds),
             ((Fine, Some(0.0)), (Degraded, Some(0.1)), Differs),
@@ -212,6 +241,13 @@ mod tests {
             let got = agreement(&predicted(said.0, said.1, ""), &seen(was.0, was.1));
             assert_eq!(got, agrees, "{said:?} {was:?}");
         }
+        let differs = |said: (Outcome, Option<f64>), measured: Seen| {
+            hint(&Comparison::of(predicted(said.0, said.1, ""), measured))
+        };
+        assert!(differs((Down, Some(9.0)), seen(Degraded, Some(0.3))).contains("sooner"));
+        assert!(differs((Degraded, Some(1.0)), seen(Degraded, Some(9.0))).contains("later"));
+        assert!(differs((Fine, Some(0.0)), seen(Down, None)).contains("depends-on"));
+        assert!(differs((Fine, Some(0.0)), Seen { late_seconds: 2.0, ..seen(Down, None) }).contains("busy"));
         let felt = predicted(Degraded, Some(5.0), "it needs shop/cart: all are away");
         assert_eq!(agreement(&felt, &seen(Fine, Some(0.0))), Unseen);
     }
