@@ -101,7 +101,8 @@ pub fn ready_after_s(pod_spec: &serde_json::Value, program_s: f64, quick_s: Opti
     let is_sidecar = |c: &&serde_json::Value| c["restartPolicy"] == "Always";
     let inits = list_at(pod_spec, "initContainers").iter().filter(|container| !is_sidecar(container)).count();
     let ready = list_at(pod_spec, "containers").iter().map(|container| {
-        let started = container.get("startupProbe").map_or(program_s, |probe| first_success_s(probe, program_s, quick_s));
+        let started =
+            container.get("startupProbe").map_or(program_s, |probe| first_success_s(probe, program_s, quick_s));
         container.get("readinessProbe").map_or(started, |probe| first_success_s(probe, started, quick_s))
     });
     inits as f64 * program_s + ready.fold(program_s, f64::max)
