@@ -74,12 +74,10 @@ fn it_is_written_in_all_forms_and_read_again() {
 fn the_terminal_gets_one_table_and_the_reasons() {
     let text = text::render(&report());
     let line = |what: &str| text.lines().find(|line| line.contains(what)).unwrap_or_default().to_owned();
-    assert_eq!(
-        line("node kill  ").split_whitespace().take(5).collect::<Vec<_>>(),
-        ["node", "kill", "node/<2>", "700", "50"]
-    );
+    assert_eq!(line("node kill  ").split_whitespace().take(5).collect::<Vec<_>>(), ["node", "kill", "50", "of", "700"]);
     assert!(line("availability").contains("97.500 % of 2000 requests (50 failed)"), "{text}");
-    assert!(text.contains("50 × connection refused") && text.contains("FAILED"), "{text}");
+    assert!(text.contains("node kill: node/<2>; 50 × connection refused") && text.contains("FAILED"), "{text}");
+    assert!(text.contains("--tries 3") && text.lines().take(6).all(|line| line.chars().count() < 100), "{text}");
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use super::{Report, ms, span};
-use crate::load::sample::Latency;
+use crate::load::sample::{Failure, Latency};
 use crate::verdict::StepVerdict;
 
 /// A figure of each fault: its heading, and what it is.
 pub(super) type Column = (&'static str, fn(&StepVerdict) -> String);
 
-/// The columns of the table of faults.
+/// The columns of the table of faults, where there is room.
 pub(super) const COLUMNS: [Column; 11] = [
     ("fault", |it| it.step.name.clone()),
     ("on", |it| it.step.target.clone()),
@@ -19,6 +19,21 @@ pub(super) const COLUMNS: [Column; 11] = [
     ("p99 before", |it| p99(&it.before)),
     ("during", |it| p99(&it.during)),
     ("after", |it| p99(&it.after)),
+    ("detected", |it| span(it.detected_ms)),
+    ("routed around", |it| span(Some(it.routed_around_ms))),
+    ("healed", |it| span(it.healed_ms)),
+];
+
+/// The same for a terminal: less than a hundred characters in all. What was hit stands below the table.
+const NARROW: [Column; 7] = [
+    ("fault", |it| it.step.name.clone()),
+    ("failed", |it| format!("{} of {}", it.failed, it.asked)),
+    ("gap", |it| span(Some(it.longest_gap_ms))),
+    ("p99 before, during, after", |it| {
+        let [before, during, after] =
+            [&it.before, &it.during, &it.after].map(|it| p99(it).trim_end_matches(" ms").to_owned());
+        format!("{before}, {during}, {after} ms")
+    }),
     ("detected", |it| span(it.detected_ms)),
     ("routed around", |it| span(Some(it.routed_around_ms))),
     ("healed", |it| span(it.healed_ms)),
@@ -35,10 +50,12 @@ pub fn render(report: &Report) -> String {
     let mut text =
         format!("drill {}: {}, {} requests per second{}\n\n", report.name, report.target, report.rate, tries(report));
     text.push_str(&table(&verdict.steps));
+    text.push_str(
+        "  (gap: the longest time without an answer; detected, routed around, healed: after the fault's beginning)\n\n",
+    );
     for step in &verdict.steps {
-        for (what, count) in &step.failures {
-            let _ = writeln!(text, "  {}: {count} × {what}", step.step.name);
-        }
+        let failures = step.failures.iter().map(|(what, count)| format!("; {count} × {what}"));
+        let _ = writeln!(text, "  {}: {}{}", step.step.name, step.step.target, failures.collect::<String>());
     }
     for reason in &report.left_out {
         let _ = writeln!(text, "  left out: {reason}");
@@ -84,7 +101,20 @@ pub fn render(report: &Report) -> String {
     for objection in &verdict.objections {
         let _ = writeln!(text, "  {objection}");
     }
+    text.push_str(advice(report).unwrap_or_default());
     text
+}
+
+/// What would have helped, where that is plain.
+fn advice(report: &Report) -> Option<&'static str> {
+    let verdict = &report.verdict;
+    let is_lost_on_the_way = |what: &str| what.contains("connection") || what == Failure::Timeout.to_string();
+    let lost: u64 = verdict.failures.iter().filter(|(what, _)| is_lost_on_the_way(what)).map(|(_, count)| count).sum();
+    let failed = verdict.asked - verdict.answered;
+    (!verdict.passed() && report.tries == 1 && failed > 0 && lost * 2 > failed).then_some(
+        "  most of them were under way to what died; clients that try again (--tries 3) or a gateway before the service\n  \
+         (docs/guide/run-a-gateway.md) hide that from users\n",
+    )
 }
 
 /// What of the promise's allowance the drill's failures would use up.
@@ -110,14 +140,14 @@ pub(super) fn tries(report: &Report) -> String {
 }
 
 fn table(steps: &[StepVerdict]) -> String {
-    let mut rows: Vec<Vec<String>> = vec![COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
-    rows.extend(steps.iter().map(|step| COLUMNS.iter().map(|(_, value)| value(step)).collect()));
+    let mut rows: Vec<Vec<String>> = vec![NARROW.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
+    rows.extend(steps.iter().map(|step| NARROW.iter().map(|(_, value)| value(step)).collect()));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let widths: Vec<usize> = (0..NARROW.len()).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         let _ = writeln!(text, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
