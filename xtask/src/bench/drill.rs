@@ -45,7 +45,7 @@ const RATES: [u32; 4] = [500, 5_000, 10_000, 20_000];
 const OFF_PERCENT_MAX: f64 = 2.0;
 /// wrk's name of each latency, and where it is in the load's figures.
 const LATENCIES: [(&str, &str, &str); 3] =
-    [("p50", " 50%", "/latency/p50Us"), ("p90", " 90%", "/latency/p90Us"), ("p99", " 99%", "/latency/p99Us")];
+    [("p50", " 50%", "/latency/p50_us"), ("p90", " 90%", "/latency/p90_us"), ("p99", " 99%", "/latency/p99_us")];
 
 /// What wrk says.
 struct Wrk {
