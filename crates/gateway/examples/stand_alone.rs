@@ -27,6 +27,7 @@ fn main() {
             .map(|url| mainstay_gateway::TraceOptions::of_url(&url, 1.0).unwrap()),
         drain: Duration::from_secs(10),
         ingress_ports: (8080, 8443),
+        state: std::env::var_os("STATE").unwrap_or_else(|| "/nonexistent".into()).into(),
     };
     mainstay_gateway::run(options).unwrap();
 }

@@ -11,13 +11,14 @@
 //! | `POST /purge?prefix=HOST/PATH` | drops what the caches hold below it |
 //! | `POST /reload` | reads the configuration again |
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -30,8 +31,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
+use crate::acme::Held;
 use crate::control::Control;
-use crate::metrics::Sum;
+use crate::metrics::{HostMetrics, Sum};
+use crate::registry::Inner;
 use crate::table::PortService;
 use crate::table::paths::query_value;
 
@@ -153,11 +156,11 @@ pub(crate) fn metrics(control: &Control) -> String {
             );
             histograms.push(("mainstay_gateway_request_duration_seconds", labels, sum));
         }
-        for ((_, address), entry) in &inner.hosts {
-            let labels = format!("upstream=\"{}\",endpoint=\"{address}\"", escaped(&entry.upstream));
+        for ((upstream, address), (cores, healthy)) in endpoints(&inner) {
+            let labels = format!("upstream=\"{}\",endpoint=\"{address}\"", escaped(upstream));
             let mut sum = Sum::default();
             let mut totals = Vec::new();
-            for core in &entry.metrics {
+            for core in cores {
                 add_up(&mut totals, core.all());
                 sum.add(&core.duration);
             }
@@ -166,8 +169,7 @@ pub(crate) fn metrics(control: &Control) -> String {
                     (format!("{PREFIX}{metric}"), format!("{{{labels},{extra}}} {value}"))
                 }),
             );
-            let healthy = u8::from(entry.shared.healthy.load(Ordering::Relaxed));
-            lines.push((format!("{PREFIX}endpoint_healthy"), format!("{{{labels}}} {healthy}")));
+            lines.push((format!("{PREFIX}endpoint_healthy"), format!("{{{labels}}} {}", u8::from(healthy))));
             histograms.push(("mainstay_gateway_endpoint_duration_seconds", labels, sum));
         }
     }
@@ -176,6 +178,7 @@ pub(crate) fn metrics(control: &Control) -> String {
     lines.push((format!("{PREFIX}configuration_version"), format!(" {}", control.live().version)));
     lines.push((format!("{PREFIX}reloads_total"), format!("{{result=\"good\"}} {good}")));
     lines.push((format!("{PREFIX}reloads_total"), format!("{{result=\"bad\"}} {bad}")));
+    lines.extend(of_certificates(control));
     let dropped = control.log.as_ref().map_or(0, crate::access_log::AccessLog::dropped);
     lines.push((format!("{PREFIX}access_log_dropped_total"), format!(" {dropped}")));
     let dropped = control.tracer.as_ref().map_or(0, |it| it.dropped());
@@ -200,6 +203,36 @@ pub(crate) fn metrics(control: &Control) -> String {
         sum.write(&mut out, name, &labels);
     }
     out
+}
+
+/// Metrics of certificates obtained by ACME.
+fn of_certificates(control: &Control) -> Vec<(String, String)> {
+    const PREFIX: &str = "mainstay_gateway_certificate";
+    let certificates = control.last().certificates.clone();
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for entry in certificates.iter() {
+        let labels = format!("{{secret=\"{}\"}}", escaped(&entry.secret.to_string()));
+        if let Held::Certificate(held) = &entry.held {
+            lines.push((format!("{PREFIX}_not_after_seconds"), format!("{labels} {}", held.not_after)));
+        }
+        lines.push((format!("{PREFIX}_failures"), format!("{labels} {}", entry.tried().failures)));
+    }
+    for (result, count) in [("good", &control.acme.obtained), ("bad", &control.acme.failed)] {
+        lines.push((format!("{PREFIX}_orders_total"), format!("{{result=\"{result}\"}} {}", count.get())));
+    }
+    lines
+}
+
+/// Counters and health of each endpoint. An upstream that routes use with different settings is there more than once, but
+/// has one name, and no sample may be given twice.
+fn endpoints(inner: &Inner) -> BTreeMap<(&str, SocketAddr), (Vec<&HostMetrics>, bool)> {
+    let mut found = BTreeMap::new();
+    for ((_, address), entry) in &inner.hosts {
+        let (cores, healthy) = found.entry((&*entry.upstream, *address)).or_insert((Vec::new(), true));
+        cores.extend(entry.metrics.iter().map(Arc::as_ref));
+        *healthy &= entry.shared.healthy.load(Ordering::Relaxed);
+    }
+    found
 }
 
 fn add_up(totals: &mut Vec<(&'static str, &'static str, u64)>, more: Vec<(&'static str, &'static str, u64)>) {
@@ -256,8 +289,15 @@ fn configuration(control: &Control) -> Value {
         "rules": rules.collect::<Vec<_>>(),
         "gateways": gateways.collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
+        "certificates": certificates(control),
         "problems": last.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+/// What is obtained by ACME, and how that goes.
+fn certificates(control: &Control) -> Vec<Value> {
+    let now = jiff::Timestamp::now().as_second();
+    control.last().certificates.iter().map(|it| crate::acme::shown(it, now)).collect()
 }
 
 fn upstreams(control: &Control) -> Value {
@@ -267,7 +307,7 @@ fn upstreams(control: &Control) -> Value {
     let shown = live.table.upstreams.iter().map(|upstream| {
         let endpoints = upstream.endpoints.iter().map(|endpoint| {
             let entry = inner.hosts.get(&(upstream.key.clone(), endpoint.address));
-            let sum = |of: fn(&crate::metrics::HostMetrics) -> u64| {
+            let sum = |of: fn(&HostMetrics) -> u64| {
                 entry.map_or(0, |entry| entry.metrics.iter().map(|core| of(core)).sum::<u64>())
             };
             let until = entry.and_then(|it| *it.shared.ejected_until.lock().unwrap_or_else(PoisonError::into_inner));

@@ -59,7 +59,7 @@ async fn run(
     health: HealthSettings,
     host: Arc<HostShared>,
 ) {
-    let mut active = Active::default();
+    let mut active = Active::new(host.healthy.load(Ordering::Relaxed));
     let target = SocketAddr::new(address.ip(), health.port.unwrap_or(address.port()));
     // Spread over the interval, so that a thousand endpoints are not asked in the same millisecond.
     tokio::time::sleep(health.interval.mul_f64(fastrand::f64())).await;

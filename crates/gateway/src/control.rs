@@ -25,10 +25,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
-use crate::admin;
+use crate::{acme, admin};
 use crate::checks::Checks;
 use crate::cluster::{self, ClusterOptions, World};
-use crate::config::{self, Compiled, ConfigError, Objects, source};
+use crate::config::{self, Compiled, ConfigError, Objects, TlsMemo, source};
 use crate::core::{Core, CoreOptions, Live};
 use crate::registry::{Registry, Shared};
 use crate::sockets::Sockets;
@@ -68,6 +68,8 @@ pub struct Options {
     pub drain: Duration,
     /// Ports of Ingresses: HTTP and HTTPS.
     pub ingress_ports: (u16, u16),
+    /// Directory where ACME accounts and certificates are kept, outside a cluster.
+    pub state: PathBuf,
 }
 
 /// Why a gateway could not start.
@@ -100,7 +102,9 @@ pub(crate) struct Control {
     pub(crate) log: Option<AccessLog>,
     pub(crate) tracer: Option<Arc<Tracer>>,
     pub(crate) reload: Notify,
+    pub(crate) acme: Rc<acme::Driver>,
     world: Option<Rc<World>>,
+    tls: Rc<TlsMemo>,
     sockets: Arc<Sockets>,
     live: watch::Sender<Arc<Live>>,
     last: std::cell::RefCell<Rc<Compiled>>,
@@ -157,7 +161,9 @@ async fn start(options: Options) -> Result<(), GatewayError> {
         log,
         tracer,
         reload: Notify::new(),
+        acme: Rc::default(),
         world,
+        tls: Rc::default(),
         sockets,
         live,
         last: std::cell::RefCell::default(),
@@ -177,8 +183,12 @@ async fn start(options: Options) -> Result<(), GatewayError> {
         let listening = admin::start(control.clone(), address, scope);
         listening.map_err(|error| GatewayError::Admin(address, error))?;
     }
-    if let Some(world) = &control.world {
-        tokio::task::spawn_local(cluster::lead(control.clone(), world.clone()));
+    match &control.world {
+        Some(world) => drop(tokio::task::spawn_local(cluster::lead(control.clone(), world.clone()))),
+        None => {
+            let (control, store) = (control.clone(), acme::Store::Directory(control.options.state.clone()));
+            tokio::task::spawn_local(async move { control.obtain(&store).await });
+        }
     }
     control.taken().await;
     if let Some((_, predecessor)) = predecessor {
@@ -207,17 +217,29 @@ impl Control {
         self.live().table.ports.iter().flat_map(|port| port.addresses.clone()).collect()
     }
 
+    /// Obtains and renews certificates, for ever.
+    pub(crate) async fn obtain(&self, store: &acme::Store) {
+        self.acme.run(store, || self.last().certificates.clone(), || self.reload.notify_one()).await;
+    }
+
     async fn read(&self) -> Result<Compiled, ConfigError> {
         let sources = match &self.world {
             Some(world) => world.sources(),
-            None => source::read(&self.options.files)?,
+            None => {
+                // What was obtained, and then what people wrote: theirs counts.
+                let state = &self.options.state;
+                let mut sources = source::read(if state.is_dir() { std::slice::from_ref(state) } else { &[] })?;
+                sources.extend(source::read(&self.options.files)?);
+                sources
+            }
         };
         let objects = Objects::decode(&sources);
         let names = config::names(&objects);
         self.has_names.set(!names.is_empty());
         let names = look_up(names).await;
         let (addresses, ingress_ports) = (self.options.addresses.clone(), self.options.ingress_ports);
-        let options = config::Options { class_required: self.world.is_some(), addresses, ingress_ports, names };
+        let (class_required, tls) = (self.world.is_some(), self.tls.clone());
+        let options = config::Options { class_required, addresses, ingress_ports, names, tls };
         Ok(config::compile(&objects, &options))
     }
 
@@ -226,7 +248,7 @@ impl Control {
         for problem in &compiled.problems {
             tracing::warn!("{problem}");
         }
-        let Compiled { table, statuses, problems } = compiled;
+        let Compiled { table, statuses, problems, certificates } = compiled;
         let addresses: Vec<SocketAddr> = table.ports.iter().flat_map(|port| port.addresses.clone()).collect();
         let failed = self.sockets.set(&addresses);
         for (address, error) in &failed {
@@ -235,7 +257,8 @@ impl Control {
         let version = self.live.borrow().version + 1;
         let live = Arc::new(Live { table, version, taken: AtomicUsize::new(0) });
         self.live.send_replace(live);
-        *self.last.borrow_mut() = Rc::new(Compiled { statuses, problems, ..Compiled::default() });
+        *self.last.borrow_mut() = Rc::new(Compiled { statuses, problems, certificates, ..Compiled::default() });
+        self.acme.compiled.notify_one();
         if let Some(world) = &self.world {
             self.shared.switch_all(world.switched());
             world.reportable.notify_one();

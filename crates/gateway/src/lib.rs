@@ -24,6 +24,7 @@
 
 mod access;
 mod access_log;
+mod acme;
 mod admin;
 mod api;
 mod balance;

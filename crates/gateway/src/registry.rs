@@ -208,15 +208,23 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// An endpoint's state and this core's counters of it.
+    /// An endpoint's state and this core's counters of it. An endpoint that is new under this key is as healthy as it was
+    /// `before`, under other settings.
     pub(crate) fn host(
         &self,
         upstream_key: &str,
         upstream: &str,
         address: SocketAddr,
+        before: Option<&HostShared>,
     ) -> (Arc<HostShared>, Arc<HostMetrics>) {
         let mut inner = self.shared.inner();
-        let entry = inner.hosts.entry((upstream_key.to_owned(), address)).or_default();
+        let entry = inner.hosts.entry((upstream_key.to_owned(), address)).or_insert_with(|| {
+            let entry = HostEntry::default();
+            if let Some(before) = before {
+                entry.shared.healthy.store(before.healthy.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            entry
+        });
         upstream.clone_into(&mut entry.upstream);
         (entry.shared.clone(), of_core(&mut entry.metrics, self.core))
     }

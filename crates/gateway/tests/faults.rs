@@ -104,6 +104,24 @@ fn errors_are_tried_elsewhere_but_never_twice_what_must_not_be() {
 }
 
 #[test]
+fn the_budget_is_for_an_upstream_that_fails_as_a_whole() {
+    let broken = || Endpoint::start(|_, stream| reply(stream, "500 Broken", "", b""));
+    // No retry at all is within this budget.
+    let sections = "  retry: {budgetPercent: 0, budgetMin: 0}\n  outlierDetection: {consecutiveErrors: 0}\n";
+    let (bad_one, good_one) = (broken(), Endpoint::start(good));
+    let gateway = Gateway::plain(&[bad_one.address, good_one.address], &policy(sections));
+    gateway.wait(|it| it.get("/").status == 200);
+    // A core learns that the good one is good when it first asks it.
+    let (bad, _) = ask_often(&gateway, 100);
+    assert!(bad.len() <= 1, "one of two fails, and the other is well: {bad:?}");
+    let all = [broken(), broken()];
+    let gateway = Gateway::plain(&[all[0].address, all[1].address], &policy(sections));
+    let (bad, _) = ask_often(&gateway, 50);
+    assert_eq!(bad.len(), 50);
+    assert_eq!(all[0].count() + all[1].count(), 50, "each was asked once");
+}
+
+#[test]
 fn a_body_that_was_kept_is_sent_again() {
     let rude = Endpoint::start(|head, stream| {
         let _ = world::read_body(head, stream);

@@ -111,6 +111,9 @@ pub struct ServeArgs {
     /// Seconds to finish requests in flight when told to stop
     #[arg(long, default_value_t = 30)]
     pub drain: u64,
+    /// Directory where ACME accounts and certificates are kept, if files are served (see the guide)
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/mainstay-gateway")]
+    pub state: PathBuf,
     /// Port of Ingresses
     #[arg(long, default_value_t = 80)]
     pub ingress_http_port: u16,
@@ -191,6 +194,7 @@ fn serve(args: ServeArgs) -> Result<(), AnyError> {
         traces: traces.transpose().map_err(|error| format!("--otlp-endpoint: {error}"))?,
         drain: Duration::from_secs(args.drain),
         ingress_ports: (args.ingress_http_port, args.ingress_https_port),
+        state: args.state,
     })?;
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! all the time, and the gateway itself is replaced.
 //!
 //! # Flow
-//! per fault, rate and proxy: three endpoints and the proxy start anew → a second of load → the fault strikes one endpoint →
+//! The whole bench runs in a network namespace of its own (see `gateway`), where packets can be dropped without harm.
+//! Per fault, rate and proxy: three endpoints and the proxy start anew → a second of load → the fault strikes one endpoint →
 //! load goes on → failed requests and the worst latency. Then, for the gateway alone: its configuration file written anew a
 //! hundred times a second, and the process replaced by a new one, under load.
 //!
@@ -10,10 +11,13 @@
 //! Requests are sent by a clock, whether or not earlier ones are answered, and a latency counts from the moment a request was
 //! due, so that a proxy that stands still for a second has a second in its figures. A request is `GET` on a connection that is
 //! kept; one that finds its connection closed before anything was answered is sent again on a new one, as every client
-//! library does. What is not a 200 within five seconds has failed.
+//! library does. What is not a 200 within five seconds has failed; of what failed, the kinds are printed. `late` was never
+//! sent: its connection was still busy with requests before it, five seconds after it was due. The row `no fault` says what of a
+//! latency is the machine's own.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -23,22 +27,28 @@ use std::time::{Duration, Instant};
 
 use super::proxies::{self, ENDPOINTS, PROXIES, Running};
 use super::report::Row;
-use crate::process::{Failure, Outcome, at, find_program};
+use crate::process::{Failure, Outcome, at, find_program, run as run_command};
 
 /// A client's patience.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Load before the fault.
 const BEFORE: Duration = Duration::from_secs(1);
+/// How long the configuration is written anew all the time.
+const RELOADING: Duration = Duration::from_secs(30);
 /// The endpoint that fails.
 const VICTIM: usize = 1;
 
 /// What happens to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
+    /// Nothing, to compare with.
+    None,
     /// SIGKILL.
     Killed,
     /// SIGSTOP.
     Hung,
+    /// Its packets vanish.
+    BlackHole,
     /// Every answer takes two seconds.
     Slow,
     /// Half of the answers are 500.
@@ -48,9 +58,11 @@ enum Fault {
 }
 
 /// The faults, with the goal for the worst latency in milliseconds where there is one.
-const FAULTS: [(Fault, &str, Option<f64>); 5] = [
+const FAULTS: [(Fault, &str, Option<f64>); 7] = [
+    (Fault::None, "no fault", None),
     (Fault::Killed, "killed", Some(20.0)),
     (Fault::Hung, "hung", Some(250.0)),
+    (Fault::BlackHole, "black hole", Some(250.0)),
     (Fault::Slow, "slow (2 s)", None),
     (Fault::Errors, "half 500s", None),
     (Fault::Restarted, "restarted", None),
@@ -65,11 +77,44 @@ struct Seen {
     asked: u64,
     failed: u64,
     worst: Duration,
+    /// What failed, by kind.
+    kinds: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    fn add(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.failed += other.failed;
+        self.worst = self.worst.max(other.worst);
+        for (kind, count) in other.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
+    }
+}
+
+/// Drops every packet to the endpoint that fails, until dropped itself.
+struct Hole;
+
+impl Hole {
+    fn dig() -> Outcome<Self> {
+        let rules = format!(
+            "table inet bench_hole {{ chain input {{ type filter hook input priority 0; tcp dport {} drop; }} }}\n",
+            ENDPOINTS[VICTIM]
+        );
+        run_command(Command::new(proxies::find("nft")?).arg(rules)).map(|()| Self)
+    }
+}
+
+impl Drop for Hole {
+    fn drop(&mut self) {
+        let _ = Command::new("nft").args(["delete", "table", "inet", "bench_hole"]).status();
+    }
 }
 
 /// Measures everything; the binary is Mainstay's.
 pub(super) fn measure(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Vec<Row>> {
-    let mut rows = Vec::new();
+    let mut rows = shown("100 reloads a second", "gateway", &reloads(binary, folder)?, None);
+    rows.extend(shown("process replaced", "gateway", &hand_over(binary, folder, seconds)?, None));
     for (fault, name, goal) in FAULTS {
         for rate in RATES {
             for (proxy, port) in PROXIES {
@@ -81,14 +126,13 @@ pub(super) fn measure(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Vec
             }
         }
     }
-    let seen = reloads(binary, folder, seconds)?;
-    rows.extend(shown("100 reloads a second", "gateway", &seen, None));
-    let seen = hand_over(binary, folder, seconds)?;
-    rows.extend(shown("process replaced", "gateway", &seen, None));
     Ok(rows)
 }
 
 fn shown(what: &str, proxy: &str, seen: &Seen, goal_ms: Option<f64>) -> Vec<Row> {
+    if seen.failed > 0 {
+        println!("{what}, {proxy}: {:?}", seen.kinds);
+    }
     let failed = Row::plain(&format!("{what}, failed of {}, {proxy}", seen.asked), seen.failed as f64, "requests");
     let worst = Row::plain(&format!("{what}, worst, {proxy}"), seen.worst.as_secs_f64() * 1e3, "ms");
     if proxy != "gateway" {
@@ -121,13 +165,18 @@ fn under_fault(
         thread::sleep(BEFORE);
         let id = endpoints[VICTIM].0.id();
         match fault {
+            Fault::None | Fault::Errors => {}
+            Fault::BlackHole => {
+                let hole = Hole::dig()?;
+                thread::sleep(Duration::from_secs(u64::from(seconds)).saturating_sub(BEFORE));
+                drop(hole);
+            }
             Fault::Killed => signal(id, "-KILL"),
             Fault::Hung => signal(id, "-STOP"),
             Fault::Slow => {
                 let address = SocketAddr::from(([127, 0, 0, 1], ENDPOINTS[VICTIM]));
                 let _ = ask(&mut None, address, "/control?latency_ms=2000", Instant::now() + PATIENCE);
             }
-            Fault::Errors => {}
             Fault::Restarted => {
                 signal(id, "-KILL");
                 thread::sleep(Duration::from_millis(500));
@@ -151,13 +200,13 @@ fn under_fault(
 }
 
 /// The gateway's file is written anew a hundred times a second; every other time it says something else.
-fn reloads(binary: &Path, folder: &Path, seconds: u32) -> Outcome<Seen> {
+fn reloads(binary: &Path, folder: &Path) -> Outcome<Seen> {
     let _endpoints = all_endpoints(binary)?;
     let _proxy = proxies::start_proxy(PROXIES[0].0, binary, folder)?;
     proxies::wait_for("gateway", PROXIES[0].1)?;
     let path = folder.join("gateway.yaml");
     let text = fs::read_to_string(&path).map_err(at(&path))?;
-    let duration = Duration::from_secs(u64::from(seconds) * 6);
+    let duration = RELOADING;
     let writing = || {
         let begun = Instant::now();
         for number in 0_u32.. {
@@ -245,8 +294,9 @@ fn load(address: SocketAddr, rate: u32, connections: u32, duration: Duration, st
         while due < begun + duration && !stop.load(Ordering::Relaxed) {
             thread::sleep(due.saturating_duration_since(Instant::now()));
             seen.asked += 1;
-            if ask(&mut connection, address, "/whoami", due + PATIENCE).is_none() {
+            if let Err(kind) = ask(&mut connection, address, "/whoami", due + PATIENCE) {
                 seen.failed += 1;
+                *seen.kinds.entry(kind).or_default() += 1;
             }
             seen.worst = seen.worst.max(due.elapsed());
             due += beat;
@@ -257,37 +307,42 @@ fn load(address: SocketAddr, rate: u32, connections: u32, duration: Duration, st
         let one = &one;
         let clients: Vec<_> = (0..connections).map(|number| scope.spawn(move || one(number))).collect();
         let mut sum = Seen::default();
-        for seen in clients.into_iter().filter_map(|client| client.join().ok()) {
-            sum.asked += seen.asked;
-            sum.failed += seen.failed;
-            sum.worst = sum.worst.max(seen.worst);
-        }
+        clients.into_iter().filter_map(|client| client.join().ok()).for_each(|seen| sum.add(seen));
         sum
     })
 }
 
-/// One GET; nothing unless it is answered with 200 before `until`.
-fn ask(connection: &mut Option<BufReader<TcpStream>>, address: SocketAddr, path: &str, until: Instant) -> Option<()> {
+/// One GET; the kind of failure unless it is answered with 200 before `until`.
+fn ask(
+    connection: &mut Option<BufReader<TcpStream>>,
+    address: SocketAddr,
+    path: &str,
+    until: Instant,
+) -> Result<(), String> {
+    let kind = |step: &str, error: &std::io::Error| format!("{step}: {:?}", error.kind());
+    let mut sent_before = false;
     loop {
-        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        let left = left.ok_or_else(|| if sent_before { "timed out" } else { "late" }.to_owned())?;
         let kept = connection.is_some();
         let mut stream = match connection.take() {
             Some(stream) => stream,
-            None => BufReader::new(TcpStream::connect_timeout(&address, left).ok()?),
+            None => BufReader::new(TcpStream::connect_timeout(&address, left).map_err(|it| kind("connect", &it))?),
         };
-        stream.get_ref().set_read_timeout(Some(left)).ok()?;
+        stream.get_ref().set_read_timeout(Some(left)).map_err(|it| kind("connect", &it))?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
         let sent = stream.get_mut().write_all(request.as_bytes());
+        sent_before = true;
         match sent.and_then(|()| answer(&mut stream)) {
             Ok(Some((status, keep))) => {
                 *connection = keep.then_some(stream);
-                return (status == 200).then_some(());
+                return if status == 200 { Ok(()) } else { Err(format!("status {status}")) };
             }
             // Closed before anything came: on a kept connection that is no answer, but a closed connection.
             Ok(None) if kept => {}
-            Err(error) if kept && error.kind() == std::io::ErrorKind::ConnectionReset => {}
-            Err(error) if kept && error.kind() == std::io::ErrorKind::BrokenPipe => {}
-            _ => return None,
+            Ok(None) => return Err("a new connection was closed".to_owned()),
+            Err(error) if kept && matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {}
+            Err(error) => return Err(kind("answer", &error)),
         }
     }
 }

@@ -140,7 +140,7 @@ fn haproxy_cfg(folder: &Path) -> String {
     let pem = pem.display();
     let servers = for_each_endpoint(|port| format!("  server s{port} 127.0.0.1:{port} check inter 200ms\n"));
     format!(
-        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  timeout server 500ms\n  http-reuse always\n  retries 3\n  option redispatch\n  retry-on all-retryable-errors\n\
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  timeout server 500ms\n  http-reuse always\n  retries 3\n  option redispatch 1\n  retry-on all-retryable-errors\n\
          frontend f\n  bind 127.0.0.1:{port}\n  bind 127.0.0.1:{tls} ssl crt {pem} alpn h2,http/1.1\n  stick-table type ip size 100k expire 30s store http_req_rate(1s)\n  http-request track-sc0 src\n  http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 10000000 }}\n  option forwardfor\n  default_backend b\n\
          backend b\n  balance roundrobin\n  option httpchk GET /whoami\n{servers}"
     )

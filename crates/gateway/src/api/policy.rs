@@ -45,6 +45,22 @@ pub(crate) struct TrafficPolicySpec {
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) priority: Option<Priority>,
     pub(crate) split: Option<Split>,
+    pub(crate) acme: Option<Acme>,
+}
+
+/// Certificates of listeners and Ingresses are obtained and renewed by ACME (RFC 8555). The fields are named as those of
+/// cert-manager's ACME issuers; the names and the Secret are the listener's own, as with cert-manager's annotations.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Acme {
+    /// URL of the directory; Let's Encrypt's if none.
+    pub(crate) server: Option<String>,
+    /// Where the authority writes to.
+    pub(crate) email: Option<String>,
+    /// The Secret of the account, made if it is not there; `mainstay-acme-account` if none.
+    pub(crate) private_key_secret_ref: Option<ObjectRef>,
+    /// ConfigMaps or Secrets (`ca.crt`) with the authorities that vouch for the server; the machine's if none.
+    pub(crate) ca_certificate_refs: Vec<ObjectRef>,
 }
 
 /// How requests are divided over a rule's weighted backends.

@@ -1,4 +1,4 @@
-//! Writing statuses: by one gateway of the cluster, the one that holds the Lease.
+//! Writing statuses and obtaining certificates: by one gateway of the cluster, the one that holds the Lease.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::report::{self, Facts, Update};
 use super::{SETTLE, World};
+use crate::acme::Store;
 use crate::control::Control;
 
 /// The Lease of the gateways of a cluster.
@@ -19,11 +20,15 @@ const NAMESPACE: &str = "kube-system";
 /// The wait before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Waits for the lead and writes statuses while it has it, for ever.
+/// Waits for the lead, writes statuses and obtains certificates while it has it, for ever.
 pub(crate) async fn lead(control: Rc<Control>, world: Rc<World>) {
     let namespace = world.options.service.as_ref().map_or(NAMESPACE, |service| &service.0).to_owned();
     let settings = LeaderSettings { namespace, ..LeaderSettings::new(LEASE, world.options.identity.clone()) };
-    leader::lead(world.client.clone(), settings, || write(&control, &world)).await;
+    let store = Store::Cluster(world.client.clone());
+    let work = || async {
+        tokio::join!(write(&control, &world), control.obtain(&store));
+    };
+    leader::lead(world.client.clone(), settings, work).await;
 }
 
 async fn write(control: &Control, world: &World) {

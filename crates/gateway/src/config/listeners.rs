@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use super::compile::Work;
 use super::objects::Held;
 use super::status::{Condition, GatewayStatus, ListenerStatus};
-use super::{Severity, policies, secrets};
+use super::{Severity, acme, policies, secrets};
 use crate::api::gateway::{AllowedRoutes, GatewaySpec, Listener};
 use crate::api::{GATEWAY_GROUP, Key};
 use crate::table::hosts::HostMap;
@@ -147,10 +147,10 @@ fn open_one(work: &mut Work<'_>, gateway: &Held<GatewaySpec>, index: usize, list
     let number = index.to_string();
     let path = |field: &'static str| ["spec", "listeners", number.as_str(), field].map(str::to_owned);
     let mut conditions = Vec::new();
-    let mut say = |work: &mut Work<'_>, field, condition: Condition| {
+    let mut say = |work: &mut Work<'_>, field, severity, condition: Condition| {
         let path = path(field);
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        work.problem(gateway, &path, Severity::Error, format!("listener {}: {}", listener.name, condition.message));
+        work.problem(gateway, &path, severity, format!("listener {}: {}", listener.name, condition.message));
         conditions.push(condition);
     };
     let mode = mode(listener);
@@ -160,30 +160,36 @@ fn open_one(work: &mut Work<'_>, gateway: &Held<GatewaySpec>, index: usize, list
             listener.protocol,
             listener.tls.as_ref().and_then(|tls| tls.mode.as_deref()).unwrap_or("Terminate")
         );
-        say(work, "protocol", Condition::bad("Accepted", "UnsupportedProtocol", message));
+        say(work, "protocol", Severity::Error, Condition::bad("Accepted", "UnsupportedProtocol", message));
     }
     let mode = mode.unwrap_or(Mode::Tcp);
     let hostname = listener.hostname.as_deref().filter(|it| !it.is_empty()).map(str::to_lowercase);
+    let targets = [
+        policies::Target::section("Gateway", &gateway.key, &listener.name),
+        policies::Target::whole("Gateway", &gateway.key),
+    ];
     let mut tls = None;
     if matches!(mode, Mode::Https | Mode::TlsTerminate) {
-        match secrets::server_config(work, gateway, listener, mode == Mode::Https) {
-            Ok(config) => tls = Some(config),
-            Err((reason, message)) => say(work, "tls", Condition::bad("ResolvedRefs", reason, message)),
+        let awaited = acme::listener(work, gateway, listener, &["spec", "listeners", &number, "tls"], &targets);
+        match (secrets::server_config(work, gateway, listener, mode == Mode::Https), awaited) {
+            (Ok(config), _) => tls = Some(config),
+            (Err((reason, _)), Some(message)) => {
+                say(work, "tls", Severity::Warning, Condition::bad("ResolvedRefs", reason, message));
+            }
+            (Err((reason, message)), None) => {
+                say(work, "tls", Severity::Error, Condition::bad("ResolvedRefs", reason, message));
+            }
         }
     }
     let allowed = listener.allowed_routes.clone().unwrap_or_default();
     let kinds = allowed_kinds(mode, &allowed);
     if kinds.is_empty() || allowed.kinds.iter().any(|kind| !mode.kinds().contains(&kind.kind.as_str())) {
         let message = format!("allowedRoutes.kinds names kinds that {} does not take", listener.protocol);
-        say(work, "allowedRoutes", Condition::bad("ResolvedRefs", "InvalidRouteKinds", message));
+        say(work, "allowedRoutes", Severity::Error, Condition::bad("ResolvedRefs", "InvalidRouteKinds", message));
     }
     if let Some(condition) = clash(work, gateway, listener.port, mode, hostname.as_deref(), addresses) {
-        say(work, "port", condition);
+        say(work, "port", Severity::Error, condition);
     }
-    let targets = [
-        policies::Target::section("Gateway", &gateway.key, &listener.name),
-        policies::Target::whole("Gateway", &gateway.key),
-    ];
     let settings = policies::port_settings(work, &targets);
     let hard = conditions.iter().any(|it| it.reason != "InvalidRouteKinds");
     work.listeners.push(OpenListener {

@@ -10,6 +10,7 @@
 //! - One broken object does not take the others down: it is left out (a broken backend answers 500, as the Gateway API
 //!   demands), and its conditions say why.
 
+mod acme;
 mod attach;
 mod compile;
 mod ingress;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 
 pub(crate) use compile::{Compiled, Options, compile};
 pub(crate) use objects::Objects;
+pub(crate) use secrets::{TlsMemo, trusted};
 use source::Place;
 pub(crate) use upstreams::names;
 

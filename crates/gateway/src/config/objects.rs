@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::source::{Place, Source};
 use super::{Problem, Severity};
+use crate::acme::{MANAGED, SERVER};
 use crate::api::core::{
     BackendSpec, BackendTlsPolicySpec, Bag, EndpointSlice, IngressClassSpec, IngressSpec, Named, ReferenceGrantSpec,
     ServiceSpec,
@@ -57,6 +58,8 @@ pub(crate) struct Objects {
     pub(crate) namespaces: BTreeMap<String, Meta>,
     /// Secrets and ConfigMaps by kind and key; values decoded.
     pub(crate) bags: BTreeMap<(&'static str, Key), BTreeMap<String, Vec<u8>>>,
+    /// Secrets that were made here, with the ACME server they are from.
+    pub(crate) managed: BTreeMap<Key, String>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -132,7 +135,12 @@ impl Objects {
             }
         }
         values.extend(bag.string_data.into_iter().map(|(name, text)| (name, text.into_bytes())));
-        self.bags.insert((kind, Key::of(&bag.metadata)), values);
+        let key = Key::of(&bag.metadata);
+        if kind == "Secret" && bag.metadata.labels.get(MANAGED.0).is_some_and(|it| it == MANAGED.1) {
+            let server = bag.metadata.annotations.get(SERVER).cloned();
+            self.managed.insert(key.clone(), server.unwrap_or_default());
+        }
+        self.bags.insert((kind, key), values);
     }
 }
 

@@ -15,7 +15,7 @@ use super::secrets::{bag_value, reference_key};
 use super::upstreams::{self, Context};
 use crate::access::{Authenticator, BasicUsers, Jwks, JwtRules, Networks};
 use crate::api::policy::{
-    Access, Authentication, CannedAnswer, DegradeWhen, HealthCheck, RateLimit, Retry, TrafficPolicySpec,
+    Access, Acme, Authentication, CannedAnswer, DegradeWhen, HealthCheck, RateLimit, Retry, TrafficPolicySpec,
 };
 use crate::api::route::{HeaderPair, HttpRule, SessionPersistence};
 use crate::api::{Key, Span};
@@ -113,6 +113,11 @@ fn time(span: Option<Span>, default: Duration) -> Duration {
 /// A limit that `0s` switches off.
 fn limit(span: Option<Span>, default: Option<Duration>) -> Option<Duration> {
     span.map_or(default, |it| Some(it.0)).filter(|it| !it.is_zero())
+}
+
+/// The policy that has certificates obtained for a target, if there is one.
+pub(super) fn acme<'a>(work: &Work<'a>, targets: &[Target<'_>]) -> Option<(&'a Held<TrafficPolicySpec>, &'a Acme)> {
+    work.policies.of(targets).into_iter().find_map(|it| Some((it, it.spec.acme.as_ref()?)))
 }
 
 /// The settings of a listener's port.

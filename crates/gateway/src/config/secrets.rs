@@ -1,5 +1,7 @@
 //! Certificates and keys: from Secrets to TLS configurations.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -12,7 +14,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::Severity;
+use super::{Severity, acme};
 use super::compile::Work;
 use super::objects::Held;
 use super::status::Condition;
@@ -22,6 +24,50 @@ use crate::api::gateway::{GatewaySpec, Listener};
 use crate::api::route::ObjectRef;
 use crate::api::{GATEWAY_GROUP, Key};
 use crate::table::settings::{Protocol, UpstreamTls};
+
+/// TLS configurations by all that they are made of. A configuration that is read again with the same certificates has the same
+/// TLS configurations: sessions can be resumed and connections to endpoints kept over reloads, and no key is parsed twice.
+#[derive(Debug, Default)]
+pub(crate) struct TlsMemo {
+    servers: Remembered<Arc<ServerConfig>>,
+    clients: Remembered<Arc<UpstreamTls>>,
+}
+
+/// Each with whether it was asked for since the last sweep.
+type Remembered<T> = RefCell<HashMap<Vec<u8>, (T, bool)>>;
+
+impl TlsMemo {
+    /// Forgets what was not asked for since the last time.
+    pub(crate) fn sweep(&self) {
+        self.servers.borrow_mut().retain(|_, (_, used)| std::mem::take(used));
+        self.clients.borrow_mut().retain(|_, (_, used)| std::mem::take(used));
+    }
+}
+
+/// What is known under a key, or else made.
+fn remembered<T: Clone, E>(
+    memo: &Remembered<T>,
+    key: Vec<u8>,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    if let Some((known, used)) = memo.borrow_mut().get_mut(&key) {
+        *used = true;
+        return Ok(known.clone());
+    }
+    let made = make()?;
+    memo.borrow_mut().insert(key, (made.clone(), true));
+    Ok(made)
+}
+
+/// The parts of a key, each with its length, so that no two lists of parts make the same key.
+fn memo_key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in parts {
+        key.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        key.extend_from_slice(part);
+    }
+    key
+}
 
 /// Certificates, chosen by the name the client asks for; the first if none fits.
 #[derive(Debug)]
@@ -69,13 +115,16 @@ pub(super) fn server_config(
     if keys.is_empty() {
         return Err(invalid("TLS needs certificateRefs".to_owned()));
     }
-    let client_roots = match &tls.frontend_validation {
+    let (client_roots, mut asked_of) = match &tls.frontend_validation {
         Some(validation) => {
-            Some(roots(work, &gateway.key.namespace, &validation.ca_certificate_refs).map_err(invalid)?)
+            let (namespace, references) = (&gateway.key.namespace, &validation.ca_certificate_refs);
+            let roots = roots(work, namespace, references).map_err(invalid)?;
+            (Some(roots), root_bytes(work, namespace, references))
         }
-        None => None,
+        None => (None, Vec::new()),
     };
-    build_server(keys, client_roots, http).map_err(invalid)
+    asked_of.push(if http { b"http" } else { b"" });
+    build_server(work, keys, client_roots, &asked_of).map_err(invalid)
 }
 
 /// The TLS configuration of all Ingresses together; `None` if none has TLS. A certificate that cannot be used is a problem of
@@ -83,15 +132,17 @@ pub(super) fn server_config(
 pub(super) fn ingress_config(work: &mut Work<'_>, ingresses: &[&Held<IngressSpec>]) -> Option<Arc<ServerConfig>> {
     let mut keys = Vec::new();
     for ingress in ingresses {
+        let awaited = acme::ingress(work, ingress);
         for name in ingress.spec.tls.iter().filter_map(|tls| tls.secret_name.as_ref()) {
-            match certified_key(work, &Key::new(&ingress.key.namespace, name)) {
-                Ok(key) => keys.push(key),
-                Err(message) => work.problem(ingress, &["spec", "tls"], Severity::Error, message),
+            match (certified_key(work, &Key::new(&ingress.key.namespace, name)), awaited.get(name)) {
+                (Ok(key), _) => keys.push(key),
+                (Err(_), Some(message)) => work.problem(ingress, &["spec", "tls"], Severity::Warning, message),
+                (Err(message), None) => work.problem(ingress, &["spec", "tls"], Severity::Error, message),
             }
         }
     }
     let first = ingresses.first().filter(|_| !keys.is_empty())?;
-    match build_server(keys, None, true) {
+    match build_server(work, keys, None, &[b"http"]) {
         Ok(config) => Some(config),
         Err(message) => {
             work.problem(first, &["spec", "tls"], Severity::Error, message);
@@ -100,7 +151,21 @@ pub(super) fn ingress_config(work: &mut Work<'_>, ingresses: &[&Held<IngressSpec
     }
 }
 
+/// A server's configuration with these certificates and what is asked of clients: their roots, as bytes, and the protocol.
 fn build_server(
+    work: &Work<'_>,
+    keys: Vec<Arc<CertifiedKey>>,
+    client_roots: Option<RootCertStore>,
+    asked_of: &[&[u8]],
+) -> Result<Arc<ServerConfig>, String> {
+    // A certificate stands for its private key: that they belong together has been seen.
+    let chains = keys.iter().flat_map(|it| it.cert.iter().map(AsRef::as_ref).chain([b"".as_slice()]));
+    let key = memo_key(chains.chain(asked_of.iter().copied()));
+    let http = asked_of.last() == Some(&b"http".as_slice());
+    remembered(&work.options.tls.servers, key, || new_server(keys, client_roots, http))
+}
+
+fn new_server(
     keys: Vec<Arc<CertifiedKey>>,
     client_roots: Option<RootCertStore>,
     http: bool,
@@ -156,6 +221,15 @@ fn roots(work: &Work<'_>, namespace: &str, references: &[ObjectRef]) -> Result<R
         }
     }
     Ok(roots)
+}
+
+/// The bytes of what [`roots`] read.
+fn root_bytes<'a>(work: &'a Work<'_>, namespace: &str, references: &[ObjectRef]) -> Vec<&'a [u8]> {
+    let bytes = |reference: &ObjectRef| {
+        let kind = if reference.kind.as_deref() == Some("Secret") { "Secret" } else { "ConfigMap" };
+        bag_value(work, kind, &reference_key(reference, &Key::new(namespace, "")), &["ca.crt"]).ok()
+    };
+    references.iter().filter_map(bytes).collect()
 }
 
 /// The first of some fields that a Secret or ConfigMap has.
@@ -230,16 +304,35 @@ fn validation(work: &Work<'_>, policy: &Held<BackendTlsPolicySpec>) -> (Result<B
     }
 }
 
+/// The authorities in a PEM, or those of the machine.
+///
+/// # Errors
+/// There are none that can be read.
+pub(crate) fn trusted(pem: Option<&[u8]>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match pem {
+        None => drop(add_system_authorities(&mut roots)?),
+        Some(pem) => {
+            for certificate in certificates(pem)? {
+                roots.add(certificate).map_err(|error| error.to_string())?;
+            }
+        }
+    }
+    Ok(roots)
+}
+
 /// Where distributions keep the authorities that the whole machine trusts.
 const SYSTEM_AUTHORITIES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Adds the machine's authorities; those that cannot be read are left out, as every TLS library does it.
-fn add_system_authorities(roots: &mut RootCertStore) -> Result<(), String> {
-    let pem = SYSTEM_AUTHORITIES.iter().find_map(|file| std::fs::read(file).ok());
-    let pem = pem.ok_or("this machine has no file of authorities; install ca-certificates")?;
+/// Adds the machine's authorities; those that cannot be read are left out, as every TLS library does it. Answers a name of
+/// this version of them.
+fn add_system_authorities(roots: &mut RootCertStore) -> Result<String, String> {
+    let read = |file: &&str| Some((std::fs::read(file).ok()?, std::fs::metadata(file).ok()?.modified().ok()));
+    let found = SYSTEM_AUTHORITIES.iter().find_map(read);
+    let (pem, changed) = found.ok_or("this machine has no file of authorities; install ca-certificates")?;
     roots.add_parsable_certificates(certificates(&pem)?);
-    Ok(())
+    Ok(format!("{} bytes of {changed:?}", pem.len()))
 }
 
 /// TLS to a backend: by a BackendTLSPolicy, else by the Backend itself.
@@ -268,32 +361,53 @@ pub(super) fn client_config<T>(
     if !written.insecure_skip_verify && rootless {
         return Err(format!("TLS to {} {key} (route {}) needs caCertificateRefs", found.kind, route.key));
     }
+    let certified = match &written.client_certificate_ref {
+        Some(reference) => Some(certified_key(work, &reference_key(reference, key))?),
+        None => None,
+    };
+    let mut roots_wanted = RootCertStore::empty();
+    let mut system = String::new();
+    if !written.insecure_skip_verify {
+        roots_wanted = roots(work, &key.namespace, &written.ca_certificate_refs)?;
+        if written.system_authorities {
+            system = add_system_authorities(&mut roots_wanted)?;
+        }
+    }
+    let words = format!("{written:?} {:?} {system}", found.protocol);
+    let chain = certified.iter().flat_map(|it| it.cert.iter().map(AsRef::as_ref));
+    let bytes = root_bytes(work, &key.namespace, &written.ca_certificate_refs);
+    let memo = memo_key([words.as_bytes()].into_iter().chain(bytes).chain([b"".as_slice()]).chain(chain));
+    let make = || new_client(&written, roots_wanted, certified.clone(), found.protocol);
+    remembered(&work.options.tls.clients, memo, make).map(Some)
+}
+
+fn new_client(
+    written: &BackendTls,
+    roots: RootCertStore,
+    certified: Option<Arc<CertifiedKey>>,
+    protocol: Protocol,
+) -> Result<Arc<UpstreamTls>, String> {
     let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     let verifier: Arc<dyn ServerCertVerifier> = if written.insecure_skip_verify {
         Arc::new(AnyCertificate(provider))
     } else {
-        let mut roots = roots(work, &key.namespace, &written.ca_certificate_refs)?;
-        if written.system_authorities {
-            add_system_authorities(&mut roots)?;
-        }
         let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         built.map_err(|error| error.to_string())?
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let mut config = match &written.client_certificate_ref {
-        Some(reference) => {
-            let certified = certified_key(work, &reference_key(reference, key))?;
+    let mut config = match certified {
+        Some(certified) => {
             builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = match found.protocol {
+    config.alpn_protocols = match protocol {
         Protocol::Http1 => vec![b"http/1.1".to_vec()],
         Protocol::Http2 => vec![b"h2".to_vec()],
     };
-    Ok(Some(Arc::new(UpstreamTls { config: Arc::new(config), hostname: written.hostname })))
+    Ok(Arc::new(UpstreamTls { config: Arc::new(config), hostname: written.hostname.clone() }))
 }
 
 /// Believes any certificate, because the configuration says so; signatures are still checked.

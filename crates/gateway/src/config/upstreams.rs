@@ -122,10 +122,8 @@ pub(super) struct Found {
 
 fn add(work: &mut Work<'_>, name: String, found: Found, settings: UpstreamSettings) -> usize {
     // Routes with the same settings share an upstream: its health, its connections and its limits.
-    let mut described = format!("{settings:?}");
-    if let Some(tls) = &settings.tls {
-        described = format!("{described}{:p}", Arc::as_ptr(tls));
-    }
+    let tls = settings.tls.as_ref().map(Arc::as_ptr);
+    let described = format!("{:?} {tls:?}", UpstreamSettings { tls: None, ..settings.clone() });
     let key = format!("{}/{name}#{:x}", found.kind, hash::stable(described.as_bytes()));
     if let Some(known) = work.upstream_index.get(&key) {
         return *known;

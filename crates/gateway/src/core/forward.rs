@@ -6,7 +6,8 @@
 //!
 //! # Guarantees
 //! - A request that may not be repeated (RFC 9110, 9.2.2) is sent once; it is tried elsewhere only if it cannot have arrived.
-//! - Retries after an answer or a timeout are within the budget; avoiding an endpoint that refuses is not a retry.
+//! - Retries after an answer or a timeout are within the budget, unless another endpoint is known to answer well; avoiding an
+//!   endpoint that refuses is not a retry.
 //! - Nothing is held beyond the call but what the answer holds.
 
 use std::cell::{Cell, RefCell};
@@ -194,7 +195,7 @@ impl<'a> Forward<'a> {
             match result {
                 Ok(answer) => {
                     let unwanted = self.retry.statuses.contains(&answer.status);
-                    if !(unwanted && again && self.spend(&mut retries_left)) {
+                    if !(unwanted && again && self.spend(&mut retries_left, &tried)) {
                         return Ok(answer);
                     }
                 }
@@ -209,7 +210,7 @@ impl<'a> Forward<'a> {
                 }
                 Err(error) => {
                     tracing::debug!(upstream = %self.group.spec.name, %error, "an attempt failed");
-                    if !(again && self.retry.may_repeat(&self.out.method) && self.spend(&mut retries_left)) {
+                    if !(again && self.retry.may_repeat(&self.out.method) && self.spend(&mut retries_left, &tried)) {
                         return Err(if matches!(error, AttemptError::TimedOut) {
                             Failure::TimedOut
                         } else {
@@ -224,11 +225,13 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// Takes a retry from what is left, if method and budget allow it.
-    fn spend(&self, left: &mut u8) -> bool {
+    /// Takes a retry from what is left, if method and budget allow it. The budget keeps an upstream that fails as a whole from
+    /// being asked even more; where another endpoint answers well, there is nothing to be kept from.
+    fn spend(&self, left: &mut u8, tried: &[usize]) -> bool {
         let allowed = *left > 0
             && self.retry.may_repeat(&self.out.method)
-            && self.group.may_retry(self.retry.budget_percent, self.retry.budget_min);
+            && (self.group.has_good_host(tried, Instant::now())
+                || self.group.may_retry(self.retry.budget_percent, self.retry.budget_min));
         *left -= u8::from(allowed);
         allowed
     }

@@ -1,7 +1,7 @@
 //! A configuration as it is published to the cores, and as a core holds it.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -57,6 +57,9 @@ impl CoreTable {
     ) -> Self {
         let known: HashMap<&str, &Rc<Group>> =
             before.into_iter().flat_map(|it| &it.groups).map(|group| (group.spec.key.as_str(), group)).collect();
+        let kept: HashSet<&str> = live.table.upstreams.iter().map(|it| it.key.as_str()).collect();
+        let gone: HashMap<&str, &Rc<Group>> =
+            known.values().filter(|it| !kept.contains(it.spec.key.as_str())).map(|it| (it.spec.base(), *it)).collect();
         let groups = live
             .table
             .upstreams
@@ -65,6 +68,7 @@ impl CoreTable {
                 Some(group) if group.spec.endpoints == spec.endpoints => (*group).clone(),
                 other => {
                     let (one, each) = breakers(spec, registry);
+                    let other = other.or_else(|| gone.get(spec.base()).filter(|it| it.spec.is_reached_like(spec)));
                     Group::new(spec.clone(), other.map(|it| &***it), registry, one, each, zone.cloned(), now)
                 }
             })

@@ -4,13 +4,15 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 
 use super::accept::Client;
 use super::headers;
 use super::live::CoreTable;
 use super::reply::{self, Reply};
+use crate::acme::CHALLENGE_PATH;
+use crate::body::ReplyBody;
 use crate::table::paths::Asked;
 use crate::table::{PortService, SniTarget};
 
@@ -62,6 +64,22 @@ pub(super) fn route(client: &Client, table: &CoreTable, parts: &Parts) -> Result
             Err(reply::error(StatusCode::NOT_FOUND, "no route matches this host and path", grpc))
         }
     }
+}
+
+/// The answer to an ACME challenge of a host whose certificate is had from here (RFC 8555, 8.3). It comes before any route:
+/// redirects to HTTPS and access lists are not for the authority.
+pub(super) fn challenge(table: &CoreTable, parts: &Parts) -> Option<Reply> {
+    let challenges = &table.live.table.challenges;
+    let token = parts.uri.path().strip_prefix(CHALLENGE_PATH).filter(|_| !challenges.is_empty())?;
+    let host = headers::host(&parts.uri, parts.version, &parts.headers).ok()?.to_ascii_lowercase();
+    let thumbprint = challenges.get(host.strip_suffix('.').unwrap_or(&host))?;
+    // Tokens are base64url (8.3), so that nothing else can be made to stand here.
+    let is_token = !token.is_empty() && token.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_'));
+    is_token.then(|| {
+        let mut reply = Reply::new(ReplyBody::Full(format!("{token}.{thumbprint}").into()));
+        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        reply
+    })
 }
 
 /// The client's address, seen through trusted proxies.

@@ -21,7 +21,7 @@ use super::headers;
 use super::keys::{self, Asker};
 use super::live::{CoreTable, RuleState};
 use super::reply::{self, Reply};
-use super::route::{client_address, route};
+use super::route::{challenge, client_address, route};
 use super::session::{session_header, sticky};
 use super::transcoded;
 use super::tunnel;
@@ -63,7 +63,11 @@ pub(super) async fn serve(client: Rc<Client>, request: Request<RequestBody>) -> 
     let span = tracer.and_then(|it| it.begin(&parts.method, parts.uri.path(), &mut parts.headers));
     let logged =
         client.core.log.as_ref().map(|_| (parts.method.clone(), parts.uri.clone(), parts.headers.get(HOST).cloned()));
-    let (mut reply, rule) = match route(&client, &table, &parts) {
+    let routed = match challenge(&table, &parts) {
+        Some(reply) => Err(reply),
+        None => route(&client, &table, &parts),
+    };
+    let (mut reply, rule) = match routed {
         Ok((id, prefix_len)) => {
             let (rule, state) = (&*table.live.table.rules[id], &table.rules[id]);
             let address = client_address(&client, &parts);

@@ -17,14 +17,13 @@ pub(crate) enum CheckOutcome {
     Fail,
 }
 
-impl Default for Active {
-    /// Healthy until found otherwise: a gateway that starts has traffic to serve before its first check.
-    fn default() -> Self {
-        Self { healthy: true, against: 0 }
-    }
-}
-
 impl Active {
+    /// As the endpoint was found before; healthy if it was not, because a gateway that starts has traffic to serve before its
+    /// first check.
+    pub(crate) fn new(healthy: bool) -> Self {
+        Self { healthy, against: 0 }
+    }
+
     /// Whether the endpoint is healthy.
     pub(crate) fn healthy(self) -> bool {
         self.healthy
@@ -50,7 +49,7 @@ mod tests {
 
     #[test]
     fn it_falls_and_rises_after_so_many_in_a_row() {
-        let mut active = Active::default();
+        let mut active = Active::new(true);
         let mut run = |outcomes: &str| {
             for outcome in outcomes.chars() {
                 active.note(if outcome == '+' { CheckOutcome::Pass } else { CheckOutcome::Fail }, 2, 3);

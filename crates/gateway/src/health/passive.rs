@@ -55,6 +55,11 @@ impl Passive {
         self.until.is_some_and(|until| until > now)
     }
 
+    /// Whether the last that was asked of it went well.
+    pub(crate) fn is_well(&self) -> bool {
+        self.seen > 0 && self.consecutive == 0
+    }
+
     /// When it comes back.
     pub(crate) fn until(&self) -> Option<Instant> {
         self.until

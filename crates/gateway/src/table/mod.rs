@@ -16,6 +16,7 @@ pub(crate) mod hosts;
 pub(crate) mod paths;
 pub(crate) mod settings;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(crate) struct Table {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     /// Every rule, at the index that its `id` says.
     pub(crate) rules: Vec<Arc<Rule>>,
+    /// Hosts whose ACME challenges are answered here, with the thumbprint that belongs to the answer.
+    pub(crate) challenges: HashMap<String, Arc<str>>,
 }
 
 /// One address and port to listen on.
@@ -128,6 +131,22 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) settings: Arc<UpstreamSettings>,
+}
+
+impl Upstream {
+    /// The key without the settings.
+    pub(crate) fn base(&self) -> &str {
+        self.key.rsplit_once('#').map_or(self.key.as_str(), |(base, _)| base)
+    }
+
+    /// Whether a connection to an endpoint of the one is as good for the other.
+    pub(crate) fn is_reached_like(&self, other: &Self) -> bool {
+        let same_tls = match (&self.settings.tls, &other.settings.tls) {
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        same_tls && self.settings.protocol == other.settings.protocol
+    }
 }
 
 /// One address of an upstream.

@@ -48,6 +48,8 @@ pub(crate) struct Host {
     latency_ns: Cell<u64>,
     latency_at: Cell<Instant>,
     idle: RefCell<VecDeque<Idle>>,
+    /// The same endpoint under other settings: requests that began here give their connections back there.
+    heir: RefCell<Weak<Host>>,
     /// When idle connections were last looked through: near enough for how long they are kept, and no look at the clock.
     swept: Cell<Instant>,
 }
@@ -90,8 +92,20 @@ impl Host {
             latency_ns: Cell::new(0),
             latency_at: Cell::new(now),
             idle: RefCell::default(),
+            heir: RefCell::default(),
             swept: Cell::new(now),
         })
+    }
+
+    /// Takes over what does not depend on settings: connections, the passive record, the expected latency.
+    pub(crate) fn inherit(self: &Rc<Self>, before: &Self) {
+        *self.passive.borrow_mut() = before.passive.borrow().clone();
+        self.http2.borrow_mut().clone_from(&before.http2.borrow());
+        self.latency_ns.set(before.latency_ns.get());
+        self.latency_at.set(before.latency_at.get());
+        let idle = before.idle.take().into_iter();
+        self.idle.borrow_mut().extend(idle.map(|it| Idle { open: self.open(), ..it }));
+        *before.heir.borrow_mut() = Rc::downgrade(self);
     }
 
     /// Counts a new connection.
@@ -113,6 +127,10 @@ impl Host {
 
     /// Keeps a connection for the next request.
     fn keep(&self, connection: Connection, open: OpenConnection, idle_max: usize) {
+        if let Some(heir) = self.heir.borrow().upgrade() {
+            let open = heir.open();
+            return heir.keep(connection, open, idle_max);
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < idle_max {
             idle.push_back(Idle { connection, since: self.swept.get(), open });

@@ -54,7 +54,8 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// An upstream whose known endpoints keep their record and their connections.
+    /// An upstream whose known endpoints keep their record and their connections. `before` may have other settings, as long as
+    /// they are reached in the same way.
     pub(crate) fn new(
         spec: Arc<Upstream>,
         before: Option<&Group>,
@@ -69,9 +70,19 @@ impl Group {
             .endpoints
             .iter()
             .map(|endpoint| match known(endpoint.address) {
-                Some(host) if host.endpoint == *endpoint => host.clone(),
-                _ => {
-                    let (shared, metrics) = registry.host(&spec.key, &spec.name, endpoint.address);
+                Some(host) if host.endpoint == *endpoint && before.is_some_and(|it| it.spec.key == spec.key) => {
+                    host.clone()
+                }
+                Some(host) => {
+                    // What no check will ever correct is not taken over.
+                    let known = spec.settings.health.as_ref().map(|_| &*host.shared);
+                    let (shared, metrics) = registry.host(&spec.key, &spec.name, endpoint.address, known);
+                    let heir = Host::new(endpoint.clone(), shared, metrics, host.born);
+                    heir.inherit(host);
+                    heir
+                }
+                None => {
+                    let (shared, metrics) = registry.host(&spec.key, &spec.name, endpoint.address, None);
                     Host::new(endpoint.clone(), shared, metrics, now)
                 }
             })
@@ -164,6 +175,12 @@ impl Group {
     pub(crate) fn may_retry(&self, percent: u8, min: u32) -> bool {
         let allowed = (u64::from(self.active.get()) * u64::from(percent) / 100).max(u64::from(min));
         u64::from(self.retries.get()) < allowed
+    }
+
+    /// Whether an endpoint that was not tried yet answered well the last time.
+    pub(crate) fn has_good_host(&self, tried: &[usize], now: Instant) -> bool {
+        let mut others = self.hosts.iter().enumerate().filter(|(index, _)| !tried.contains(index));
+        others.any(|(_, host)| host.healthy(now) && host.passive.borrow().is_well())
     }
 
     /// How long an attempt may wait before another is made beside it although nobody else is there to show that this endpoint

@@ -109,6 +109,18 @@ impl Gateway {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// Waits until the process has ended by itself; whether it did so well.
+    pub(crate) fn ended(&mut self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status.success(),
+                None if Instant::now() > end => return false,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -234,6 +246,7 @@ impl Conversation {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) requests: Arc<AtomicU32>,
+    connections: Arc<AtomicU32>,
 }
 
 /// What an endpoint does with a request: its head as text, and the connection behind it. `false` closes the connection.
@@ -245,9 +258,11 @@ impl Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicU32::new(0));
-        let counter = requests.clone();
+        let connections = Arc::new(AtomicU32::new(0));
+        let (counter, opened) = (requests.clone(), connections.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                opened.fetch_add(1, Ordering::Relaxed);
                 let counter = counter.clone();
                 thread::spawn(move || {
                     let mut stream = BufReader::new(stream);
@@ -260,7 +275,12 @@ impl Endpoint {
                 });
             }
         });
-        Self { address, requests }
+        Self { address, requests, connections }
+    }
+
+    /// Connections that were opened to it.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count(&self) -> u32 {
