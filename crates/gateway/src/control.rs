@@ -25,7 +25,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
-use crate::{acme, admin};
 use crate::checks::Checks;
 use crate::cluster::{self, ClusterOptions, World};
 use crate::config::{self, Compiled, ConfigError, Objects, TlsMemo, source};
@@ -33,9 +32,13 @@ use crate::core::{Core, CoreOptions, Live};
 use crate::registry::{Registry, Shared};
 use crate::sockets::Sockets;
 use crate::trace::{TraceOptions, Tracer};
+use crate::{acme, admin};
 
 /// Quiet time after a change of files before they are read: editors and copies change them in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Between two readings there is so many times the time that the first one took: a configuration that changes all the time takes
+/// no more than a fifth of a core from the traffic.
+const REST_FACTOR: u32 = 4;
 /// How often names of backends are looked up again.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
@@ -177,19 +180,7 @@ async fn start(options: Options) -> Result<(), GatewayError> {
         return Err(GatewayError::Listen(address, error));
     }
     let cores = control.start_cores().map_err(GatewayError::Start)?;
-    let admins = [(control.options.admin, admin::Scope::All), (control.options.probes, admin::Scope::Probes)];
-    for (address, scope) in admins {
-        let Some(address) = address else { continue };
-        let listening = admin::start(control.clone(), address, scope);
-        listening.map_err(|error| GatewayError::Admin(address, error))?;
-    }
-    match &control.world {
-        Some(world) => drop(tokio::task::spawn_local(cluster::lead(control.clone(), world.clone()))),
-        None => {
-            let (control, store) = (control.clone(), acme::Store::Directory(control.options.state.clone()));
-            tokio::task::spawn_local(async move { control.obtain(&store).await });
-        }
-    }
+    control.start_others()?;
     control.taken().await;
     if let Some((_, predecessor)) = predecessor {
         // From here on the one before may stop accepting: its sockets' queues are ours.
@@ -215,6 +206,24 @@ impl Control {
     /// The addresses that are listened on.
     pub(crate) fn ports(&self) -> Vec<SocketAddr> {
         self.live().table.ports.iter().flat_map(|port| port.addresses.clone()).collect()
+    }
+
+    /// Starts what goes on beside the traffic: the admin, and certificates and statuses.
+    fn start_others(self: &Rc<Self>) -> Result<(), GatewayError> {
+        for (address, scope) in [(self.options.admin, admin::Scope::All), (self.options.probes, admin::Scope::Probes)] {
+            let Some(address) = address else { continue };
+            let listening = admin::start(self.clone(), address, scope);
+            listening.map_err(|error| GatewayError::Admin(address, error))?;
+        }
+        let control = self.clone();
+        match &self.world {
+            Some(world) => drop(tokio::task::spawn_local(cluster::lead(control, world.clone()))),
+            None => {
+                let store = acme::Store::Directory(self.options.state.clone());
+                tokio::task::spawn_local(async move { control.obtain(&store).await });
+            }
+        }
+        Ok(())
     }
 
     /// Obtains and renews certificates, for ever.
@@ -324,6 +333,7 @@ impl Control {
         }
         let mut look_up = tokio::time::interval(LOOK_UP);
         look_up.reset();
+        let mut rested = Instant::now();
         loop {
             tokio::select! {
                 () = signals.stop() => return Ok(()),
@@ -333,19 +343,21 @@ impl Control {
                 }
                 _ = hang_up.recv() => {}
                 () = self.reload.notified() => {}
-                () = changed(&files), if self.world.is_none() => {}
-                () = self.world_changed() => {}
+                () = changed(&files, rested), if self.world.is_none() => {}
+                () = self.world_changed(rested) => {}
                 _ = look_up.tick(), if self.has_names.get() => {}
             }
+            let begun = Instant::now();
             self.reload_now(&mut checks).await;
+            rested = Instant::now() + begun.elapsed() * REST_FACTOR;
         }
     }
 
     /// Waits for a change in the cluster, and for the quiet after it.
-    async fn world_changed(&self) {
+    async fn world_changed(&self, rested: Instant) {
         let Some(world) = &self.world else { return std::future::pending().await };
         world.changed.notified().await;
-        tokio::time::sleep(cluster::SETTLE).await;
+        tokio::time::sleep_until(rested.max(Instant::now() + cluster::SETTLE).into()).await;
     }
 
     async fn drain(&self, cores: Vec<JoinHandle<()>>) {
@@ -429,9 +441,9 @@ fn watch_files(files: &[PathBuf]) -> io::Result<Arc<Notify>> {
 }
 
 /// Waits for a change, and for the quiet after it.
-async fn changed(files: &Notify) {
+async fn changed(files: &Notify, rested: Instant) {
     files.notified().await;
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep_until(rested.max(Instant::now() + SETTLE).into()).await;
 }
 
 async fn look_up(names: Vec<String>) -> BTreeMap<String, Vec<IpAddr>> {

@@ -104,6 +104,58 @@ fn errors_are_tried_elsewhere_but_never_twice_what_must_not_be() {
 }
 
 #[test]
+fn an_endpoint_far_slower_than_the_others_is_left_out() {
+    let slow = Endpoint::start(|_, stream| {
+        std::thread::sleep(Duration::from_millis(60));
+        reply(stream, "200 OK", "", b"slow")
+    });
+    let (one, two) = (Endpoint::start(good), Endpoint::start(good));
+    let sections = "  outlierDetection: {latencyFactor: 4, stall: 0s, baseEjectionTime: 60s}\n";
+    let gateway = Gateway::plain(&[one.address, slow.address, two.address], &policy(sections));
+    // On one connection, and so on one core.
+    assert_eq!(ask_often(&gateway, 75).0, []);
+    assert!(gateway.metric("endpoint_ejections_total") >= 1.0);
+    // In turn it would have had twenty-five, and is known after twenty.
+    assert!(slow.count() <= 21, "{}", slow.count());
+}
+
+#[test]
+fn a_second_attempt_beside_a_late_one_answers_in_its_place() {
+    let late = Endpoint::start(|_, stream| {
+        std::thread::sleep(Duration::from_secs(2));
+        reply(stream, "200 OK", "", b"late")
+    });
+    let one = Endpoint::start(good);
+    let sections = "  retry: {hedgeAfter: 20ms}\n  outlierDetection: {stall: 0s}\n";
+    let gateway = Gateway::plain(&[one.address, late.address], &policy(sections));
+    let (bad, worst) = ask_often(&gateway, 10);
+    assert!(bad.is_empty() && worst < SOON, "{bad:?} {worst:?}");
+    assert!(gateway.metric("kind=\"hedge\"") >= 1.0);
+    // What must not be sent twice is not.
+    let before = one.count() + late.count();
+    gateway.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert_eq!(one.count() + late.count() - before, 1);
+}
+
+#[test]
+fn a_mirror_sees_every_request_and_answers_none() {
+    let (one, copy) = (Endpoint::start(good), Endpoint::start(|_, stream| reply(stream, "500 Broken", "", b"copy")));
+    let port = free_port();
+    let more = format!(
+        "apiVersion: mainstay.dev/v1alpha1\nkind: Backend\nmetadata: {{name: copy}}\nspec: {{endpoints: [{{address: '{}'}}]}}\n",
+        copy.address
+    );
+    let configuration = world::plain(port, &[one.address], &more).replace(
+        "  - name: all\n",
+        "  - name: all\n    filters: [{type: RequestMirror, requestMirror: {backendRef: {group: mainstay.dev, kind: Backend, name: copy}}}]\n",
+    );
+    let gateway = Gateway::start(port, &configuration);
+    assert_eq!(ask_often(&gateway, 20).0, []);
+    gateway.wait(|_| copy.count() == 20);
+    assert_eq!(one.count(), 20);
+}
+
+#[test]
 fn the_budget_is_for_an_upstream_that_fails_as_a_whole() {
     let broken = || Endpoint::start(|_, stream| reply(stream, "500 Broken", "", b""));
     // No retry at all is within this budget.

@@ -98,7 +98,8 @@ struct Hole;
 impl Hole {
     fn dig() -> Outcome<Self> {
         let rules = format!(
-            "table inet bench_hole {{ chain input {{ type filter hook input priority 0; tcp dport {} drop; }} }}\n",
+            "add table inet bench_hole; add chain inet bench_hole input {{ type filter hook input priority 0 ; }}; \
+             add rule inet bench_hole input tcp dport {} drop",
             ENDPOINTS[VICTIM]
         );
         run_command(Command::new(proxies::find("nft")?).arg(rules)).map(|()| Self)

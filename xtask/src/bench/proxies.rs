@@ -147,7 +147,7 @@ fn haproxy_cfg(folder: &Path) -> String {
 }
 
 fn nginx_conf(folder: &Path) -> String {
-    let servers = for_each_endpoint(|port| format!("server 127.0.0.1:{port}; "));
+    let servers = for_each_endpoint(|port| format!("server 127.0.0.1:{port} max_fails=1 fail_timeout=1s; "));
     let (port, tls, folder_shown) = (PROXIES[2].1, PROXIES[2].1 + TLS, folder.display());
     let http = format!(
         "  limit_req_zone $binary_remote_addr zone=a:10m rate=1000000r/s;\n  upstream u {{ {servers}keepalive 128; keepalive_requests 100000000; }}\n  server {{ listen 127.0.0.1:{port} backlog=4096; listen 127.0.0.1:{tls} ssl http2 backlog=4096; ssl_certificate {folder_shown}/tls.crt; ssl_certificate_key {folder_shown}/tls.key; location / {{ limit_req zone=a burst=100000 nodelay; proxy_http_version 1.1; proxy_connect_timeout 500ms; proxy_read_timeout 500ms; proxy_next_upstream error timeout http_500 http_502 http_503 http_504; proxy_set_header Connection \"\"; proxy_set_header X-Forwarded-For $remote_addr; proxy_pass http://u; }} }}\n"

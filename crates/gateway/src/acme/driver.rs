@@ -186,7 +186,9 @@ impl Store {
                 let (namespace, name) = (&key.namespace, &key.name);
                 let request = Request::builder()
                     .method(Method::PATCH)
-                    .uri(format!("/api/v1/namespaces/{namespace}/secrets/{name}?fieldManager=mainstay-gateway&force=true"))
+                    .uri(format!(
+                        "/api/v1/namespaces/{namespace}/secrets/{name}?fieldManager=mainstay-gateway&force=true"
+                    ))
                     .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
                     .body(secret.to_string().into_bytes())
                     .map_err(|error| StoreError::Request(key.to_string(), error))?;

@@ -86,7 +86,9 @@ pub(super) async fn order(entry: &Entry) -> Result<(String, String), OrderError>
     let patience = RetryPolicy::new().timeout(ORDER_MAX);
     match order.poll_ready(&patience).await {
         Ok(OrderStatus::Ready) => {}
-        Ok(status) => return Err(OrderError::Refused(format!("the order is {status:?}: {}", reasons(&mut order).await))),
+        Ok(status) => {
+            return Err(OrderError::Refused(format!("the order is {status:?}: {}", reasons(&mut order).await)));
+        }
         Err(error) => return Err(OrderError::Refused(format!("{error}: {}", reasons(&mut order).await))),
     }
     let private = order.finalize().await.map_err(OrderError::Certificate)?;

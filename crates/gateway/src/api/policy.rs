@@ -177,7 +177,7 @@ pub(crate) struct OutlierDetection {
     pub(crate) consecutive_errors: Option<u32>,
     /// Share of errors, in percent over the last 100 answers, that ejects; default 0 (never).
     pub(crate) error_percent: Option<u8>,
-    /// Ejected when the endpoint's mean latency is this many times the others'; default 0 (never).
+    /// Ejected when the endpoint's mean latency is more than this many times the median of the others'; default 0 (never).
     pub(crate) latency_factor: Option<f64>,
     /// First ejection; the n-th lasts n times as long. Default 1s.
     pub(crate) base_ejection_time: Option<Span>,

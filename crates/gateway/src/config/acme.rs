@@ -95,7 +95,8 @@ fn want<T>(
     };
     let said = said(&entry);
     if entry.held == acme::Held::Foreign {
-        let message = format!("Secret {secret} was not made by this gateway, and is left alone; delete it to have it ordered");
+        let message =
+            format!("Secret {secret} was not made by this gateway, and is left alone; delete it to have it ordered");
         work.problem(object, path, Severity::Warning, message);
     }
     work.certificates.insert(secret, entry);
@@ -176,4 +177,98 @@ pub(super) fn check_port(work: &mut Work<'_>) {
 pub(super) fn challenges(entries: &[Entry]) -> HashMap<String, Arc<str>> {
     let named = entries.iter().flat_map(|entry| entry.names.iter().zip(std::iter::repeat(entry.thumbprint.as_deref())));
     named.filter_map(|(name, thumbprint)| Some((name.clone(), thumbprint?.into()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::super::{Compiled, Objects, Options, compile, source};
+    use super::*;
+
+    const WORLD: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: mainstay
+  listeners:
+  - {name: http, port: 80, protocol: HTTP}
+  - {name: a, port: 443, protocol: HTTPS, hostname: A.example, tls: {certificateRefs: [{name: tls}]}}
+  - {name: b, port: 443, protocol: HTTPS, hostname: b.example, tls: {certificateRefs: [{name: tls}]}}
+---
+apiVersion: mainstay.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: acme}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}, {group: networking.k8s.io, kind: Ingress, name: i}]
+  acme: {}
+---
+";
+
+    fn compiled(text: &str) -> Compiled {
+        let mut sources = Vec::new();
+        source::parse(Path::new("w.yaml"), text, &mut sources).unwrap();
+        compile(&Objects::decode(&sources), &Options::default())
+    }
+
+    fn said(compiled: &Compiled) -> String {
+        compiled.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn listeners_with_one_secret_share_a_certificate() {
+        let found = compiled(WORLD);
+        let [entry] = &found.certificates[..] else { panic!("{:?}", found.certificates) };
+        assert_eq!(entry.names.iter().map(String::as_str).collect::<Vec<_>>(), ["a.example", "b.example"]);
+        assert_eq!((entry.issuer.server.as_str(), &entry.held), (LETS_ENCRYPT, &acme::Held::Nothing));
+        assert_eq!(entry.issuer.account, Key::new("default", ACCOUNT_NAME));
+        let said = said(&found);
+        assert!(said.contains("warning") && said.contains("is obtained from") && !said.contains("error"), "{said}");
+        assert!(found.table.challenges.is_empty(), "there is no account yet");
+    }
+
+    #[test]
+    fn an_ingress_has_it_from_its_hosts() {
+        let text = format!(
+            "{WORLD}apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: i}}\nspec: {{tls: [{{hosts: [i.example], secretName: i-tls}}]}}\n"
+        );
+        let secrets: Vec<String> = compiled(&text).certificates.iter().map(|it| it.secret.to_string()).collect();
+        assert_eq!(secrets, ["default/i-tls", "default/tls"]);
+    }
+
+    #[test]
+    fn the_account_and_what_was_tried_are_read_and_challenges_answered() {
+        let tried = format!(
+            "{{\"default/tls\":{{\"failures\":2,\"last\":5,\"error\":\"no way\",\"asked\":\"{LETS_ENCRYPT} a.example,b.example\"}}}}"
+        );
+        let account = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {ACCOUNT_NAME}, labels: {{app.kubernetes.io/managed-by: mainstay-gateway}}, annotations: {{mainstay.dev/acme-server: '{LETS_ENCRYPT}'}}}}\nstringData: {{account.json: '{{}}', thumbprint: thumb, attempts.json: '{tried}'}}\n"
+        );
+        let found = compiled(&format!("{WORLD}{account}"));
+        assert_eq!(&*found.table.challenges["b.example"], "thumb");
+        assert!(said(&found).contains("2 attempts have failed, the last: no way"), "{}", said(&found));
+        assert!(found.certificates[0].account.is_some());
+        // The account of another server is none, and one that is not from here is not touched.
+        let other = compiled(&format!("{WORLD}{}", account.replace("acme-v02.api.letsencrypt.org", "other.example")));
+        assert!(other.certificates[0].account.is_none() && other.table.challenges.is_empty());
+        let foreign = compiled(&format!("{WORLD}{}", account.replace("mainstay-gateway", "somebody")));
+        assert!(foreign.certificates.is_empty() && said(&foreign).contains("was not made by this gateway"));
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_said() {
+        let wildcard = compiled(&WORLD.replace("A.example", "'*.example'"));
+        assert!(said(&wildcard).contains("DNS-01"), "{}", said(&wildcard));
+        let nameless = compiled(&WORLD.replace("hostname: A.example, ", ""));
+        assert!(said(&nameless).contains("ACME needs a hostname"), "{}", said(&nameless));
+        let unheard = compiled(&WORLD.replace("port: 80,", "port: 8080,"));
+        assert!(said(&unheard).contains("port 80"), "{}", said(&unheard));
+        let plain = compiled(&WORLD.replace("acme: {}", "acme: {server: 'http://acme.example'}"));
+        assert!(said(&plain).contains("no https URL") && plain.certificates.is_empty(), "{}", said(&plain));
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: tls}\nstringData: {tls.crt: x, tls.key: x}\n";
+        let foreign = compiled(&format!("{WORLD}{secret}"));
+        assert!(said(&foreign).contains("left alone") && foreign.certificates[0].held == acme::Held::Foreign);
+    }
 }

@@ -14,11 +14,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::{Severity, acme};
 use super::compile::Work;
 use super::objects::Held;
 use super::status::Condition;
 use super::upstreams::{Found, grant_exists};
+use super::{Severity, acme};
 use crate::api::core::{BackendTls, BackendTlsPolicySpec, IngressSpec};
 use crate::api::gateway::{GatewaySpec, Listener};
 use crate::api::route::ObjectRef;
@@ -45,11 +45,7 @@ impl TlsMemo {
 }
 
 /// What is known under a key, or else made.
-fn remembered<T: Clone, E>(
-    memo: &Remembered<T>,
-    key: Vec<u8>,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T, E> {
+fn remembered<T: Clone, E>(memo: &Remembered<T>, key: Vec<u8>, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     if let Some((known, used)) = memo.borrow_mut().get_mut(&key) {
         *used = true;
         return Ok(known.clone());
@@ -398,9 +394,7 @@ fn new_client(
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match certified {
-        Some(certified) => {
-            builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
-        }
+        Some(certified) => builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified))),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = match protocol {

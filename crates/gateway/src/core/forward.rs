@@ -280,7 +280,7 @@ impl<'a> Forward<'a> {
         };
         counter.add(1);
         if result.is_ok() {
-            host.note_latency(took, now);
+            self.group.note_latency(host, took, now);
             host.metrics.duration.note(took);
         }
         self.group.note(host, outcome, now);

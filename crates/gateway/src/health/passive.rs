@@ -20,6 +20,8 @@ pub(crate) enum Outcome {
     Refused,
     /// It has requests but answers none, while others do.
     Stalled,
+    /// It answers much later than the others.
+    Slow,
 }
 
 /// The record of one endpoint.
@@ -103,12 +105,13 @@ impl Passive {
         self.consecutive += 1;
         let pause = match outcome {
             Outcome::Refused => self.pause(REFUSED_PAUSE, settings),
-            Outcome::Stalled => self.pause(settings.base_ejection, settings),
+            Outcome::Stalled | Outcome::Slow => self.pause(settings.base_ejection, settings),
             _ if self.too_many_errors(settings) => self.pause(settings.base_ejection, settings),
             _ => return false,
         };
         // What cannot be connected to is no help to anyone: only the cap's last host is kept for it.
-        let capped = if outcome == Outcome::Bad { settings.max_ejection_percent } else { 100 };
+        let useless = matches!(outcome, Outcome::Refused | Outcome::Stalled);
+        let capped = if useless { 100 } else { settings.max_ejection_percent };
         if self.ejected(now) || !others.may_eject(capped) {
             return false;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::h1::{Connection, Exchange};
 use super::h2::Http2Sender;
 use crate::balance::peak_ewma;
-use crate::health::{Passive, Pending};
+use crate::health::{MeanLatency, Passive, Pending};
 use crate::metrics::HostMetrics;
 use crate::table::Endpoint;
 
@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) metrics: Arc<HostMetrics>,
     pub(crate) passive: RefCell<Passive>,
     pub(crate) pending: RefCell<Pending>,
+    /// Kept only where latency outliers are looked for.
+    pub(crate) mean: Cell<MeanLatency>,
     pub(crate) in_flight: Cell<u32>,
     pub(crate) connections: Cell<u32>,
     pub(crate) http2: RefCell<Option<Http2Sender>>,
@@ -85,6 +87,7 @@ impl Host {
             metrics,
             passive: RefCell::default(),
             pending: RefCell::default(),
+            mean: Cell::default(),
             in_flight: Cell::new(0),
             connections: Cell::new(0),
             http2: RefCell::default(),
@@ -103,6 +106,8 @@ impl Host {
         self.http2.borrow_mut().clone_from(&before.http2.borrow());
         self.latency_ns.set(before.latency_ns.get());
         self.latency_at.set(before.latency_at.get());
+        self.mean.set(before.mean.get());
+        self.swept.set(before.swept.get());
         let idle = before.idle.take().into_iter();
         self.idle.borrow_mut().extend(idle.map(|it| Idle { open: self.open(), ..it }));
         *before.heir.borrow_mut() = Rc::downgrade(self);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::balance::{Balancer, HostFacts, Hosts, Selection, select};
 use crate::breaker::SharedBreaker;
-use crate::health::{Ejections, Outcome};
+use crate::health::{Ejections, MeanLatency, Outcome, is_outlier};
 use crate::registry::Registry;
 use crate::table::Upstream;
 
@@ -164,10 +164,28 @@ impl Group {
             host.metrics.ejections.add(1);
             let until = host.passive.borrow().until();
             *host.shared.ejected_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-            if outcome != Outcome::Bad {
+            if matches!(outcome, Outcome::Refused | Outcome::Stalled) {
                 host.close_idle();
             }
             tracing::info!(upstream = %self.spec.name, endpoint = %host.endpoint.address, ?outcome, "left out for a while");
+        }
+    }
+
+    /// Takes in how long an answer's head took; an endpoint that is much slower than the others is left out.
+    pub(crate) fn note_latency(&self, host: &Host, took: Duration, now: Instant) {
+        host.note_latency(took, now);
+        let factor = self.spec.settings.outlier.latency_factor;
+        if factor <= 0.0 {
+            return;
+        }
+        let mut mean = host.mean.get();
+        mean.note(took);
+        host.mean.set(mean);
+        let others = self.hosts.iter().filter(|it| !std::ptr::eq(Rc::as_ptr(it), host)).map(|it| it.mean.get());
+        if is_outlier(mean, others, factor) {
+            self.note(host, Outcome::Slow, now);
+            // It begins anew when it is back.
+            host.mean.set(MeanLatency::default());
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::authority::{self, Authority};
 use crate::cluster::{Cluster, http_ask, is_ready, ready};
 
 /// Asks all the time, each request on a connection of its own; answers how often, what failed in spite of `tries`, and the
@@ -146,6 +147,35 @@ fn a_cluster_is_degraded_by_hand_on_all_its_gateways() {
     let open = || http_ask(&address, "shop.example.com", "/whoami").is_ok();
     cluster.wait("both are as before", || (0..10).all(|_| open()));
     assert!(!cluster.mainstay(&["degrade", "on", "nothing"]).status.success());
+}
+
+#[test]
+fn a_cluster_shares_the_certificate_that_one_gateway_obtains() {
+    let cluster = Cluster::up(&["examples/shop"]);
+    cluster.apply(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: shop, namespace: shop}\nspec:\n  gatewayClassName: mainstay\n  listeners:\n  - {name: http, port: 80, protocol: HTTP}\n  - {name: https, port: 443, protocol: HTTPS, hostname: shop.example.com, tls: {certificateRefs: [{name: shop-tls}]}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: shop, namespace: shop}\nspec: {parentRefs: [{name: shop}], rules: [{backendRefs: [{name: front, port: 80}]}]}\n",
+    );
+    let address = wait_for_address(&cluster);
+    // The machine's own address on the bridge, and the gateways' as where every name leads.
+    let here = cluster.network.replace("0.0/16", "0.1").parse().unwrap();
+    let authority = Authority::start(here, &address, 80, 3600);
+    let ca: String = authority.ca.lines().flat_map(|line| ["    ", line, "\n"]).collect();
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: shop}}\ndata:\n  ca.crt: |\n{ca}---\n\
+         apiVersion: mainstay.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: acme, namespace: shop}}\nspec:\n  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: shop, sectionName: https}}]\n  acme: {{server: '{}', caCertificateRefs: [{{name: ca}}]}}\n",
+        authority.url
+    ));
+    cluster.wait("the listener has its certificate", || {
+        let gateway = cluster.get(&["gateway", "shop", "-n", "shop"]);
+        condition(&gateway["status"]["listeners"][1]["conditions"], "ResolvedRefs") == "True"
+    });
+    assert_eq!(cluster.get(&["secret", "shop-tls", "-n", "shop"])["type"], "kubernetes.io/tls");
+    let (root, encrypted) = (authority.root(), format!("{address}:443").parse().unwrap());
+    let answers =
+        || authority::get(encrypted, "shop.example.com", "/whoami", &root).is_some_and(|it| it.1.contains(" 200 "));
+    // Each connection may land on either gateway.
+    cluster.wait("both serve it", || (0..10).all(|_| answers()));
 }
 
 #[test]

@@ -30,5 +30,7 @@ mod streams;
 mod transcripts;
 mod workloads;
 
+#[path = "../../../gateway/tests/authority/mod.rs"]
+mod authority;
 #[path = "../../../store/tests/support/mod.rs"]
 mod etcd;
