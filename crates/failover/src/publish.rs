@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::core::{Role, Stage};
+use crate::core::{Role, Stage, Tenure};
 use crate::database::names::{LAGS, POSITION, REASON, REFUSAL, ROLE};
 use crate::steward::Report;
 
@@ -41,12 +41,13 @@ pub async fn publish(pods: Pods, mut reports: watch::Receiver<Option<Report>>) {
     while reports.changed().await.is_ok() {
         loop {
             let Some(report) = reports.borrow_and_update().clone() else { break };
-            match role(&report) {
-                Some(Role::Primary) if epoch < report.epoch => {
+            // From when it holds the Lease, not only from when it accepts writes: the others certainly do not any more.
+            match report.tenure {
+                Tenure::Mine if epoch < report.epoch => {
                     epoch = report.epoch;
                     stale.clone_from(&pods.others);
                 }
-                Some(Role::Primary) => {}
+                Tenure::Mine => {}
                 _ => stale.clear(),
             }
             // Before its own: for a moment nobody is better than two, of which one is dead.

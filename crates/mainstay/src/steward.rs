@@ -9,6 +9,9 @@ use clap::{Args, ValueEnum};
 use kube::Client;
 use mainstay_failover::core::timing::Timing;
 use mainstay_failover::core::{MemberId, Policy};
+use mainstay_failover::database::names::USERS;
+use mainstay_failover::engine::User;
+use mainstay_failover::engine::mysql::{self, Mysql};
 use mainstay_failover::engine::postgres::{self, Postgres};
 use mainstay_failover::engine::redis::{self, Redis};
 use mainstay_failover::lease::LeaseStore;
@@ -93,6 +96,18 @@ pub struct StewardArgs {
     /// A parameter of the database, NAME=VALUE; may be repeated
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, String)>,
+    /// A user and the database it owns, NAME=DATABASE; may be repeated. The password is in a file of the user's name
+    #[arg(long = "own", value_name = "NAME=DATABASE", value_parser = parameter)]
+    pub users: Vec<(String, String)>,
+    /// Where the users' passwords are
+    #[arg(long, value_name = "DIRECTORY", default_value = USERS)]
+    pub users_dir: PathBuf,
+    /// Make a new database from a backup: a command for the shell that fills $PGDATA
+    #[arg(long, value_name = "COMMAND")]
+    pub restore: Option<String>,
+    /// Replay the archived log until then, by the parameter restore_command (default: to its end)
+    #[arg(long, value_name = "TIME", requires = "restore")]
+    pub restore_until: Option<String>,
     /// A line for pg_hba.conf, before Mainstay's own; may be repeated
     #[arg(long = "access", value_name = "LINE")]
     pub access: Vec<String>,
@@ -105,6 +120,8 @@ pub enum EngineKind {
     Postgres,
     /// Redis 7.
     Redis,
+    /// MariaDB 10.11 and later.
+    Mysql,
 }
 
 /// Where a peer is reached.
@@ -146,6 +163,7 @@ pub async fn run(args: StewardArgs) -> Result<(), AnyError> {
     let engine = match args.engine {
         EngineKind::Postgres => Either::Postgres(Postgres::new(postgres_settings(&args)?)),
         EngineKind::Redis => Either::Redis(Redis::new(redis_settings(&args)?)),
+        EngineKind::Mysql => Either::Mysql(Mysql::new(mysql_settings(&args)?)),
     };
     let (report, reports) = watch::channel(None);
     let local = LocalSet::new();
@@ -158,6 +176,7 @@ pub async fn run(args: StewardArgs) -> Result<(), AnyError> {
     match engine {
         Either::Postgres(engine) => local.run_until(steward::run(settings, engine, store, shared, report)).await?,
         Either::Redis(engine) => local.run_until(steward::run(settings, engine, store, shared, report)).await?,
+        Either::Mysql(engine) => local.run_until(steward::run(settings, engine, store, shared, report)).await?,
     }
     Ok(())
 }
@@ -166,6 +185,21 @@ pub async fn run(args: StewardArgs) -> Result<(), AnyError> {
 enum Either {
     Postgres(Postgres),
     Redis(Redis),
+    Mysql(Mysql),
+}
+
+/// People's users, with their passwords.
+fn users(args: &StewardArgs) -> Result<Vec<User>, AnyError> {
+    let user = |(name, database): &(String, String)| {
+        let plain =
+            |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if name.is_empty() || !plain(name) || !plain(database) {
+            return Err(format!("--own {name}={database}: small letters, digits and underscores only").into());
+        }
+        let password = secret(&args.users_dir.join(name))?;
+        Ok(User { name: name.clone(), database: database.clone(), password })
+    };
+    args.users.iter().map(user).collect()
 }
 
 fn settings(args: StewardArgs, timing: Timing) -> Result<Settings, AnyError> {
@@ -178,7 +212,7 @@ fn settings(args: StewardArgs, timing: Timing) -> Result<Settings, AnyError> {
             timing,
             synchronous: args.synchronous.min(peers.len()),
             strict: !args.available,
-            all_vote: args.engine == EngineKind::Redis,
+            all_vote: args.engine != EngineKind::Postgres,
             lag_max: args.lag_max,
         },
         peers,
@@ -199,7 +233,9 @@ fn postgres_settings(args: &StewardArgs) -> Result<postgres::Settings, AnyError>
         password: secret(&args.password_file)?,
         parameters: args.parameters.iter().cloned().collect(),
         access: args.access.clone(),
+        restore: args.restore.clone().map(|command| postgres::Restore { command, until: args.restore_until.clone() }),
         user: args.user,
+        users: users(args)?,
     })
 }
 
@@ -213,5 +249,23 @@ fn redis_settings(args: &StewardArgs) -> Result<redis::Settings, AnyError> {
         password: secret(&args.password_file)?,
         parameters: args.parameters.iter().cloned().collect(),
         user: args.user,
+        users: users(args)?,
+    })
+}
+
+fn mysql_settings(args: &StewardArgs) -> Result<mysql::Settings, AnyError> {
+    let member = MemberId::new(&args.member);
+    Ok(mysql::Settings {
+        members: args.peers.iter().map(|(id, _)| id.clone()).chain([member.clone()]).collect(),
+        member,
+        data: std::path::absolute(&args.data)?,
+        programs: args.programs.clone(),
+        socket: std::path::absolute(&args.socket)?,
+        listen: args.address.clone(),
+        port: args.port,
+        password: secret(&args.password_file)?,
+        parameters: args.parameters.iter().cloned().collect(),
+        user: args.user,
+        users: users(args)?,
     })
 }

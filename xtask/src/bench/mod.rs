@@ -37,7 +37,7 @@ enum Bench {
     Node(node::NodeArgs),
     /// Pods a second that find their nodes: the core alone, and the whole control plane with hollow nodes
     Scheduler(scheduler::SchedulerArgs),
-    /// Three PostgreSQL members and one fault after the other: gaps between acknowledged writes, writes lost
+    /// Three members of each database and one fault after the other: gaps between acknowledged writes, writes lost
     Failover(failover::FailoverArgs),
     /// The gateway beside HAProxy and nginx: requests, latency, processor time
     Gateway(gateway::GatewayArgs),

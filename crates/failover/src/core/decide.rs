@@ -8,10 +8,13 @@ use super::record::{Lineage, Record};
 use super::table::{Action, Row, Stage, TABLE, Tenure, Verb};
 use super::types::{MemberId, Position, Promise};
 use super::view::{Server, Standing, View};
-use crate::engine::Rebuild;
+use crate::engine::{Rebuild, Synchronous};
 
 /// A replica that receives nothing for so long, with a primary there, needs its files made anew.
 const STARVED_MS: u64 = 10_000;
+
+/// For so long a member that gave up the Lease leaves the election to others.
+const LEAVE_MS: u64 = 400;
 
 /// What was decided.
 pub struct Plan {
@@ -47,12 +50,15 @@ pub fn decide(view: &View<'_>) -> Plan {
 }
 
 /// What a member says of itself. Its promise may only be told with a position that was taken afterwards; the view has them so.
+/// And a position means something only to one who knows the epochs: after a restart a member is silent of its promise until it has
+/// seen the Lease as it was then, or later.
 pub fn standing(view: &View<'_>) -> Standing {
     let record = view.lease.record.as_ref();
+    let knows = |promise: &Promise| record.is_some_and(|record| record.renewal >= promise.renewal);
     Standing {
-        priority: view.me.priority,
+        priority: if view.me.full || view.me.failed { 0 } else { view.me.priority },
         position: view.position(),
-        promise: view.me.promise,
+        promise: view.me.promise.filter(knows),
         follows: match view.me.server {
             Server::Replica { follows, .. } => follows,
             _ => None,
@@ -111,7 +117,9 @@ fn retry_at_ms(view: &View<'_>) -> u64 {
 }
 
 fn renewal(view: &View<'_>) -> Option<Record> {
-    let due = view.lease.attempted_ms.is_none_or(|at| view.now_ms >= at + view.policy.timing.renewal_ms);
+    // On its way to its epoch's opening, which is such a write itself and must not have to wait for this one.
+    let patience = if not_open(view) { 2 } else { 1 };
+    let due = view.lease.attempted_ms.is_none_or(|at| view.now_ms >= at + patience * view.policy.timing.renewal_ms);
     let record = view.lease.record.as_ref().filter(|_| due && !view.lease.writing)?;
     Some(written(view, record.clone()))
 }
@@ -129,7 +137,11 @@ fn act(view: &View<'_>, verb: Verb) -> Result<Action, Refusal> {
     let none = Record::default();
     let record = view.lease.record.as_ref().unwrap_or(&none);
     let me = &view.me.id;
-    let first = || quorum::first(record, me, view.peers.keys().cloned(), view.policy);
+    // What a new primary's commits wait for. A write in doubt may be what the Lease says: then its record must be satisfied, too.
+    let doubtful = view.lease.doubtful.iter();
+    let strictest = doubtful.chain([record]).max_by_key(|it| quorum::required(it)).unwrap_or(record);
+    let first = quorum::first(strictest, me, view.peers.keys().cloned(), view.policy);
+    let sure = certain(view, &first) && quorum::allows(record, &first);
     let followed = || record.holder.clone().zip(record.lineage());
     let stand_still = Promise { epoch: record.epoch, renewal: record.renewal };
     Ok(match verb {
@@ -139,11 +151,11 @@ fn act(view: &View<'_>, verb: Verb) -> Result<Action, Refusal> {
         Verb::StartReplica => Action::StartReplica,
         Verb::StartPrimary => {
             let own = record.lineage().unwrap_or(Lineage { epoch: record.epoch, from: Position::default() });
-            Action::StartPrimary(first(), own)
+            if sure { Action::StartPrimary(first, own) } else { Action::Wait }
         }
         Verb::Promote => match view.position() {
-            Some(from) => Action::Promote(first(), Lineage { epoch: record.epoch, from }),
-            None => Action::Wait,
+            Some(from) if sure => Action::Promote(first, Lineage { epoch: record.epoch, from }),
+            _ => Action::Wait,
         },
         Verb::StandStill => Action::StandStill(stand_still),
         Verb::Follow => followed().map_or(Action::Wait, |(holder, lineage)| Action::Follow(holder, lineage)),
@@ -199,9 +211,15 @@ fn keep(view: &View<'_>, record: &Record) -> Action {
     let copies = Copies { record, me: &view.me.id, synchronous, since: *since, standbys };
     match quorum::next(copies, &healthy, &diverged, view.policy) {
         Step::Stay | Step::CatchUp => Action::Wait,
+        Step::Configure(synchronous) if !certain(view, &synchronous) => Action::Wait,
         Step::Configure(synchronous) => Action::Synchronise(synchronous),
         Step::Record(voters, quorum) => Action::Write(written(view, Record { voters, quorum, ..record.clone() })),
     }
+}
+
+/// Whether this setting satisfies each record that the Lease may say by now.
+fn certain(view: &View<'_>, synchronous: &Synchronous) -> bool {
+    view.lease.doubtful.iter().all(|record| quorum::allows(record, synchronous))
 }
 
 /// The member a primary proposes: asked for, or the furthest of those who follow it.
@@ -255,9 +273,18 @@ pub(super) fn first_turn(view: &View<'_>) -> bool {
     fresh(view) && !others_have_data && view.me.priority > 0 && view.now_ms >= view.me.started_ms + patience_ms
 }
 
+/// It gave up the Lease to others that can take over. Until they had a moment for it, its own server would only be in their way.
+pub(super) fn just_left(view: &View<'_>) -> bool {
+    let last = |record: &Record| record.history.last().is_some_and(|it| it.primary == view.me.id);
+    let left = view.lease.record.as_ref().filter(|record| record.successor.is_some() || record.holder.is_some());
+    left.is_some_and(last) && view.now_ms < view.lease.changed_ms + LEAVE_MS
+}
+
 pub(super) fn diverged(view: &View<'_>) -> bool {
-    let record = view.lease.record.as_ref();
-    record.zip(view.position()).is_some_and(|(record, position)| !record.continues(position))
+    let Some((record, position)) = view.lease.record.as_ref().zip(view.position()) else { return false };
+    // What it wrote as primary of an epoch that never opened counts for nothing in an election, but it is in its files.
+    let surplus = view.offset().is_some_and(|offset| offset > position.offset);
+    surplus || !record.continues(position)
 }
 
 /// Its answer may be the only one that has some acknowledged write.
@@ -296,8 +323,22 @@ pub(super) fn can_hand_over(view: &View<'_>) -> bool {
 }
 
 pub(super) fn handover_ready(view: &View<'_>) -> bool {
-    let Some(handover) = &view.handover else { return false };
+    view.handover.as_ref().is_some_and(|handover| can_move(view, handover.to.as_ref()))
+}
+
+/// It holds the Lease, and cannot become what it was elected for.
+pub(super) fn failed(view: &View<'_>) -> bool {
+    view.me.failed && not_open(view)
+}
+
+/// It cannot write, or not for long, and another can.
+pub(super) fn full(view: &View<'_>) -> bool {
+    view.me.full && can_move(view, None)
+}
+
+/// The primary can be moved in order: to this member, or to the best.
+fn can_move(view: &View<'_>, to: Option<&MemberId>) -> bool {
     let streaming = |id: &MemberId| matches!(&view.me.server, Server::Primary { standbys, .. } if standbys.iter().any(|it| it.streaming && it.member == *id));
-    let chosen = successor(view).filter(|id| handover.to.as_ref().is_none_or(|to| to == id));
+    let chosen = successor(view).filter(|id| to.is_none_or(|to| to == id));
     can_hand_over(view) && chosen.is_some_and(|id| streaming(&id))
 }

@@ -18,6 +18,12 @@ pub enum Refusal {
     /// Set by the user.
     #[error("its priority is 0")]
     Never,
+    /// It could not write.
+    #[error("its disk is full")]
+    Full,
+    /// It was elected, and could not be promoted.
+    #[error("its last promotion did not work; its log says why")]
+    Failed,
     /// It may lack acknowledged writes.
     #[error("it is not one of those who certainly have every acknowledged write ({0})")]
     NotVoter(String),
@@ -62,6 +68,12 @@ pub(crate) fn stand(view: &View<'_>, record: &Record) -> Result<Record, Refusal>
     }
     if view.me.priority == 0 {
         return Err(Refusal::Never);
+    }
+    if view.me.full {
+        return Err(Refusal::Full);
+    }
+    if view.me.failed {
+        return Err(Refusal::Failed);
     }
     if !record.voters.contains(me) {
         let voters: Vec<_> = record.voters.iter().map(MemberId::as_str).collect();

@@ -46,6 +46,11 @@ pub fn required(record: &Record) -> usize {
     if record.quorum == 0 { 0 } else { (record.voters.len() + 1).saturating_sub(record.quorum) }
 }
 
+/// Whether each write acknowledged under this setting has the copies that the record demands.
+pub fn allows(record: &Record, synchronous: &Synchronous) -> bool {
+    later(synchronous, &record.voters) >= required(record)
+}
+
 /// What a new primary's commits wait for, before it knows its replicas: what the record demands.
 pub fn first(record: &Record, me: &MemberId, others: impl Iterator<Item = MemberId>, policy: &Policy) -> Synchronous {
     if policy.synchronous == 0 && record.quorum == 0 {
@@ -88,7 +93,7 @@ pub fn next(copies: Copies<'_>, healthy: &BTreeSet<MemberId>, diverged: &BTreeSe
             () => Step::CatchUp,
         };
     }
-    if later(&wanted, &record.voters) >= required(record) {
+    if allows(record, &wanted) {
         return Step::Configure(wanted);
     }
     let union: BTreeSet<_> = record.voters.union(&voters).cloned().collect();

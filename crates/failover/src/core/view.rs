@@ -78,6 +78,10 @@ pub struct Local {
     pub starved_since_ms: Option<u64>,
     /// The server is being made a primary, or started as one.
     pub rising: bool,
+    /// Its disk is full, or nearly so.
+    pub full: bool,
+    /// It was elected a moment ago, and could not be promoted.
+    pub failed: bool,
     /// The identity of its data.
     pub system: Option<String>,
     /// An action on the server is under way.
@@ -150,7 +154,7 @@ pub struct Peer {
 /// What a member says of itself to those who ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Its priority.
+    /// Its priority; 0 while its disk is full, and for a while after a promotion that failed.
     pub priority: u32,
     /// What it has, if its server runs; taken after `promise` was given.
     pub position: Option<Position>,
@@ -165,12 +169,17 @@ pub struct Standing {
 }
 
 impl View<'_> {
+    /// How much is in the files of the member's server, if it runs.
+    pub fn offset(&self) -> Option<u64> {
+        match &self.me.server {
+            Server::Replica { offset, .. } | Server::Primary { offset, .. } => Some(*offset),
+            Server::Empty | Server::Stopped | Server::Starting => None,
+        }
+    }
+
     /// The member's own position, if its server runs.
     pub fn position(&self) -> Option<Position> {
-        let offset = match &self.me.server {
-            Server::Replica { offset, .. } | Server::Primary { offset, .. } => *offset,
-            Server::Empty | Server::Stopped | Server::Starting => return None,
-        };
+        let offset = self.offset()?;
         let place = |record: &Record| record.place(self.me.lineage, offset);
         Some(self.lease.record.as_ref().map_or(Position { epoch: 0, offset }, place))
     }

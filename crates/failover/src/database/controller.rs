@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::events::events;
 use super::kind::Database;
-use super::kind::names::{DATABASE, PAUSED};
+use super::kind::names::{DATABASE, PAUSED, SWITCHOVER};
 use super::objects::{Wanted, wanted};
 use super::status::status;
 
@@ -137,6 +137,7 @@ impl Controller {
         let pods = self.pods.filter(mine);
         let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
         let lease = self.lease(key, &database).await?;
+        self.pass_on(key, &database).await?;
         let new = status(&database, &pods, lease.as_ref(), Timestamp::now());
         if includes(&database.status, &new) {
             return Ok(());
@@ -176,6 +177,22 @@ impl Controller {
             api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(failed)?;
         }
         Ok(lease)
+    }
+
+    /// A switchover that is asked for at the Database is passed on to the members, at the Lease, and then not asked for any more.
+    async fn pass_on(&self, key: &ObjectKey, database: &Database) -> Result<(), DatabaseError> {
+        let Some(to) = database.metadata.annotations.as_ref().and_then(|all| all.get(SWITCHOVER)) else {
+            return Ok(());
+        };
+        let asked = |value: Option<&str>| json!({"metadata": {"annotations": {SWITCHOVER: value}}});
+        let failed = |source| DatabaseError::Write { what: format!("the switchover of {key}"), source };
+        let params = PatchParams::default();
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &key.namespace);
+        leases.patch(&key.name, &params, &Patch::Merge(asked(Some(to)))).await.map_err(failed)?;
+        let databases: Api<Database> = Api::namespaced(self.client.clone(), &key.namespace);
+        let written = databases.patch(&key.name, &params, &Patch::Merge(asked(None))).await.map_err(failed)?;
+        self.databases.observe(written);
+        Ok(())
     }
 
     async fn bring_about(&self, namespace: &str, wanted: &Wanted) -> Result<(), DatabaseError> {

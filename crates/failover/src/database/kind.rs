@@ -39,6 +39,8 @@ pub enum EngineName {
     Postgres,
     /// Redis.
     Redis,
+    /// MariaDB.
+    Mysql,
 }
 
 impl EngineName {
@@ -47,6 +49,7 @@ impl EngineName {
         match self {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::Mysql => "mysql",
         }
     }
 
@@ -55,6 +58,7 @@ impl EngineName {
         match self {
             Self::Postgres => 5432,
             Self::Redis => 6379,
+            Self::Mysql => 3306,
         }
     }
 }
@@ -77,6 +81,7 @@ pub struct DatabaseSpec {
     pub lag_max: u64,
     pub parameters: BTreeMap<String, String>,
     pub priorities: BTreeMap<String, u32>,
+    pub users: Vec<UserSpec>,
     pub storage: Storage,
     #[serde(skip_serializing_if = "Value::is_null")]
     pub resources: Value,
@@ -99,6 +104,7 @@ impl Default for DatabaseSpec {
             lag_max: 1 << 20,
             parameters: BTreeMap::new(),
             priorities: BTreeMap::new(),
+            users: Vec::new(),
             storage: Storage::default(),
             resources: Value::Null,
             spread: Spread::default(),
@@ -121,6 +127,23 @@ pub struct SynchronousSpec {
 impl Default for SynchronousSpec {
     fn default() -> Self {
         Self { members: None, strict: true }
+    }
+}
+
+/// One of `spec.users`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct UserSpec {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+}
+
+impl UserSpec {
+    /// The database that is the user's.
+    pub fn database(&self) -> &str {
+        self.database.as_deref().unwrap_or(&self.name)
     }
 }
 
@@ -165,6 +188,18 @@ pub struct Backup {
     pub archive: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<BackupSource>,
+}
+
+/// `spec.backup.from`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct BackupSource {
+    pub command: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// `spec.podTemplate`.
@@ -228,7 +263,7 @@ pub mod names {
     pub const REFUSAL: &str = "mainstay.dev/refusal";
     /// On the primary's pod, set by its steward: how many bytes each replica is behind, as JSON.
     pub const LAGS: &str = "mainstay.dev/lags";
-    /// On the Lease: move the primary to this member; empty: to the best. Removed when done.
+    /// On the Database, or the Lease: move the primary to this member; empty: to the best. Removed when done.
     pub const SWITCHOVER: &str = "mainstay.dev/switchover";
     /// On the Lease: "true" suspends elections.
     pub const PAUSED: &str = "mainstay.dev/paused";
@@ -244,6 +279,8 @@ pub mod names {
     pub const DATA: &str = "/var/lib/database";
     /// Where the passwords of the system's own users are mounted.
     pub const SECRETS: &str = "/etc/mainstay/database";
+    /// Where the passwords of people's users are mounted, a file for each.
+    pub const USERS: &str = "/etc/mainstay/users";
     /// Key of the Secret: the password of the database's superuser.
     pub const PASSWORD: &str = "password";
     /// Key of the Secret: what stewards sign their messages with.

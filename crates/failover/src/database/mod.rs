@@ -19,4 +19,6 @@ mod status;
 mod tests;
 
 pub use controller::{DatabaseError, run};
-pub use kind::{Backup, Database, DatabaseSpec, EngineName, Spread, Storage, SynchronousSpec, names};
+pub use kind::{
+    Backup, BackupSource, Database, DatabaseSpec, EngineName, Spread, Storage, SynchronousSpec, UserSpec, names,
+};

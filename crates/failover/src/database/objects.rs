@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kind::names::{CUT, DATA, DATABASE, PASSWORD, ROLE, RUNS_ONCE, SECRETS, STEWARD_PORT, STEWARD_SECRET};
-use super::kind::{Database, EngineName};
+use super::kind::names::{
+    CUT, DATA, DATABASE, PASSWORD, ROLE, RUNS_ONCE, SECRETS, STEWARD_PORT, STEWARD_SECRET, USERS,
+};
+use super::kind::{Database, EngineName, UserSpec};
 
 /// The image of members when none is named.
 const IMAGE: &str = "mainstay.dev/host";
@@ -35,6 +37,9 @@ impl Wanted {
 pub(super) fn wanted(database: &Database, password: &mut dyn FnMut() -> String) -> Vec<Wanted> {
     let plan = Planned::new(database);
     let mut all = vec![Wanted::Once(plan.secret(password))];
+    for user in &database.spec.users {
+        all.push(Wanted::Once(plan.user_secret(user, &password())));
+    }
     all.extend(plan.account().map(Wanted::Applied));
     all.extend(plan.services().map(Wanted::Applied));
     all.extend([plan.budget(), plan.stateful_set()].map(Wanted::Applied));
@@ -88,19 +93,40 @@ impl<'a> Planned<'a> {
         object
     }
 
-    /// The superuser's password and where to use it, in the form clients and frameworks read; and the stewards' secret.
+    /// The superuser's password and where to use it; and the stewards' secret.
     fn secret(&self, password: &mut dyn FnMut() -> String) -> Value {
-        let secret = password();
+        let (user, database) = match self.engine {
+            EngineName::Postgres => ("postgres", "postgres"),
+            EngineName::Redis => ("default", ""),
+            EngineName::Mysql => ("root", ""),
+        };
+        let mut data = self.access(user, database, &password());
+        data[STEWARD_SECRET] = json!(password());
+        self.object("v1", "Secret", self.name, json!({"type": "Opaque", "stringData": data}))
+    }
+
+    /// The same for a user of people's.
+    fn user_secret(&self, user: &UserSpec, password: &str) -> Value {
+        let data = self.access(&user.name, user.database(), password);
+        self.object("v1", "Secret", &self.user_secret_name(user), json!({"type": "Opaque", "stringData": data}))
+    }
+
+    fn user_secret_name(&self, user: &UserSpec) -> String {
+        format!("{}-{}", self.name, user.name.replace('_', "-"))
+    }
+
+    /// How a user reaches the primary, in the form clients and frameworks read.
+    fn access(&self, user: &str, database: &str, password: &str) -> Value {
         let host = format!("{}-primary.{}.svc", self.name, self.namespace);
         let port = self.engine.port().to_string();
-        let (user, uri) = match self.engine {
-            EngineName::Postgres => ("postgres", format!("postgresql://postgres:{secret}@{host}:{port}/postgres")),
-            EngineName::Redis => ("default", format!("redis://:{secret}@{host}:{port}")),
+        let uri = match (self.engine, user) {
+            (EngineName::Postgres, _) => format!("postgresql://{user}:{password}@{host}:{port}/{database}"),
+            (EngineName::Redis, "default") => format!("redis://:{password}@{host}:{port}"),
+            (EngineName::Redis, _) => format!("redis://{user}:{password}@{host}:{port}"),
+            (EngineName::Mysql, _) if database.is_empty() => format!("mysql://{user}:{password}@{host}:{port}"),
+            (EngineName::Mysql, _) => format!("mysql://{user}:{password}@{host}:{port}/{database}"),
         };
-        let data = json!({
-            "username": user, PASSWORD: secret, "host": host, "port": port, "uri": uri, STEWARD_SECRET: password(),
-        });
-        self.object("v1", "Secret", self.name, json!({"type": "Opaque", "stringData": data}))
+        json!({"username": user, PASSWORD: password, "host": host, "port": port, "uri": uri})
     }
 
     /// The members' account and what it may do: their Lease, the labels of their pods.
@@ -182,7 +208,8 @@ impl<'a> Planned<'a> {
     }
 
     fn template(&self) -> Value {
-        let template = &self.database.spec.pod_template;
+        let spec = &self.database.spec;
+        let template = &spec.pod_template;
         let mut labels = self.labels();
         for (key, value) in &template.labels {
             labels[key] = json!(value);
@@ -196,6 +223,16 @@ impl<'a> Planned<'a> {
                 {"name": "system", "secret": {"secretName": self.name, "defaultMode": 0o400}},
             ],
         });
+        if !spec.users.is_empty() {
+            let source = |user: &UserSpec| json!({"secret": {"name": self.user_secret_name(user), "items": [{"key": PASSWORD, "path": user.name}]}});
+            let sources: Vec<Value> = spec.users.iter().map(source).collect();
+            push(
+                &mut pod["volumes"],
+                json!({"name": "users", "projected": {"sources": sources, "defaultMode": 0o400}}),
+            );
+            let mount = json!({"name": "users", "mountPath": USERS, "readOnly": true});
+            push(&mut pod["containers"][0]["volumeMounts"], mount);
+        }
         if !template.node_selector.is_empty() {
             pod["nodeSelector"] = json!(template.node_selector);
         }
@@ -266,12 +303,22 @@ impl<'a> Planned<'a> {
         for (name, value) in self.parameters() {
             line(format!("set -- \"$@\" --parameter {}", quoted(&format!("{name}={value}"))));
         }
+        if let Some(from) = &spec.backup.from {
+            line(format!("set -- \"$@\" --restore {}", quoted(&from.command)));
+            if let Some(until) = &from.until {
+                line(format!("set -- \"$@\" --restore-until {}", quoted(until)));
+            }
+        }
+        for user in &spec.users {
+            line(format!("set -- \"$@\" --own {}={}", user.name, user.database()));
+        }
         if !spec.synchronous.strict {
             line("set -- \"$@\" --available".to_owned());
         }
         let user = self.engine.as_str();
         let programs = match (self.engine, &spec.version) {
             (EngineName::Redis, _) => "\"$(dirname \"$(command -v redis-server)\")\"".to_owned(),
+            (EngineName::Mysql, _) => "\"$(dirname \"$(command -v mariadbd || echo /usr/sbin/mariadbd)\")\"".to_owned(),
             (EngineName::Postgres, None) => "\"$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)\"".to_owned(),
             (EngineName::Postgres, Some(version)) => {
                 format!("/usr/lib/postgresql/{}/bin", version.split('.').next().unwrap_or_default())
@@ -323,6 +370,12 @@ impl<'a> Planned<'a> {
             "requiredDuringSchedulingIgnoredDuringExecution": hard,
             "preferredDuringSchedulingIgnoredDuringExecution": soft,
         })
+    }
+}
+
+fn push(list: &mut Value, item: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(item);
     }
 }
 

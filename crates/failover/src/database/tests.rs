@@ -163,6 +163,25 @@ fn each_member_starts_its_steward_with_words_of_its_own() {
 }
 
 #[test]
+fn users_have_secrets_that_say_how_to_connect() {
+    let database =
+        database(json!({"engine": "mysql", "users": [{"name": "app"}, {"name": "web_1", "database": "pages"}]}));
+    let objects = objects(&database);
+    let uri = |name: &str| find(&objects, "Secret", name)["stringData"]["uri"].clone();
+    assert_eq!(uri("shop-app"), "mysql://app:secret-3@shop-primary.prod.svc:3306/app");
+    assert_eq!(uri("shop-web-1"), "mysql://web_1:secret-4@shop-primary.prod.svc:3306/pages");
+    let pod = find(&objects, "StatefulSet", "shop")["spec"]["template"]["spec"].clone();
+    let sources = json!([
+        {"secret": {"name": "shop-app", "items": [{"key": "password", "path": "app"}]}},
+        {"secret": {"name": "shop-web-1", "items": [{"key": "password", "path": "web_1"}]}},
+    ]);
+    assert_eq!(pod["volumes"][1]["projected"]["sources"], sources);
+    assert_eq!(pod["containers"][0]["volumeMounts"][2]["mountPath"], "/etc/mainstay/users");
+    let script = pod["containers"][0]["command"][2].as_str().unwrap();
+    assert!(script.contains("--own app=app") && script.contains("--own web_1=pages"), "{script}");
+}
+
+#[test]
 fn the_status_says_what_the_pods_say() {
     let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
     let mut database = database(json!({"engine": "postgres"}));

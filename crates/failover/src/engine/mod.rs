@@ -4,6 +4,7 @@
 //! repeatable. Methods that work on files ([`Engine::initialise`], [`Engine::rebuild`], [`Engine::command`]) are called only
 //! while the server does not run; the others only while it does.
 
+pub mod mysql;
 pub mod postgres;
 pub mod redis;
 
@@ -81,6 +82,28 @@ pub enum Rebuild {
     Clone,
 }
 
+/// A user of people's, and the database that is theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The name: a letter, then letters, digits and underscores, all small.
+    pub name: String,
+    /// The database it owns; Redis has none.
+    pub database: String,
+    /// The password.
+    pub password: String,
+}
+
+/// How a primary is ended for a switchover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By its stop signal, which sees to all that is needed.
+    Signal,
+    /// It accepts no writes any more, and is killed as soon as a replica has this much.
+    After(u64),
+    /// The same, and replicas have everything already.
+    Now,
+}
+
 /// The program to run, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCommand {
@@ -116,8 +139,8 @@ pub trait Engine {
     async fn probe(&self, deadline: Duration) -> Result<Observation, Self::Error>;
 
     /// Makes a replica the primary; returns once it accepts writes. The offset at which its own writes begin: all before is
-    /// shared with the last primary. `synchronous` is in force before the first write.
-    async fn promote(&self, synchronous: &Synchronous) -> Result<u64, Self::Error>;
+    /// shared with the last primary. `synchronous` is in force before the first write. Does what [`Engine::serve`] does on the way.
+    async fn promote(&self, synchronous: &Synchronous, replicas: &BTreeSet<MemberId>) -> Result<u64, Self::Error>;
 
     /// Receives from `source`; from nobody when `None`, and then nothing more is received once this returns.
     async fn follow(&self, source: Option<&Source>) -> Result<(), Self::Error>;
@@ -128,11 +151,26 @@ pub trait Engine {
     /// Makes what the primary keeps for its replicas right for exactly these members (slots, users).
     async fn serve(&self, replicas: &BTreeSet<MemberId>) -> Result<(), Self::Error>;
 
+    /// Makes people's users and their databases, where they are missing. Only on a primary.
+    async fn admit(&self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// Makes the files those of `source`, whose data has the identity `system`.
     async fn rebuild(&self, source: &Source, how: Rebuild, system: Option<&str>) -> Result<(), Self::Error>;
 
     /// Gets a switchover ready, so that it is short: for example writes dirty pages out.
     async fn prepare_switchover(&self) -> Result<(), Self::Error>;
+
+    /// Ends writing for a switchover, where there is a faster way than the stop signal, and says how to go on.
+    async fn quiesce(&self) -> Result<Ending, Self::Error> {
+        Ok(Ending::Signal)
+    }
+
+    /// Whether [`Observation::standbys`] says how much each has; if not, what they say themselves is taken.
+    fn knows_standbys(&self) -> bool {
+        true
+    }
 
     /// The signal upon which the server ends all connections, sends the rest of its log to its replicas and ends.
     fn stop_signal(&self) -> i32;

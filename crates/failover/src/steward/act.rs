@@ -4,11 +4,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Event, Outcome, Steward, StewardError};
-use crate::core::{Action, Lineage, MemberId, Plan, Position, Record, Stage, Tenure};
-use crate::engine::{Engine, Source, Start};
+use crate::core::{Action, Lineage, MemberId, Peer, Plan, Position, Record, Stage, Tenure};
+use crate::engine::{Ending, Engine, Source, Start};
+use crate::peer::Question;
 
 /// After an action failed, the next one waits so long.
 const RETRY_MS: u64 = 100;
+/// How long replicas may take to have all that a quiet primary has.
+const CATCH_UP_MS: u64 = 1000;
+/// How often they are asked meanwhile.
+const CATCH_UP_ASK_MS: u64 = 25;
+/// For so long a member that could not be promoted leaves it to others.
+const FAILED_MS: u64 = 10_000;
 /// For the look at the server after an action.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -22,6 +29,7 @@ impl<E: Engine + 'static> Steward<E> {
             self.ask_to_confirm();
         }
         self.prepare_handover(plan.tenure);
+        self.end_when_caught_up();
         if !matches!(plan.action, Action::Wait) {
             let what = format!("{:?}", plan.action);
             tracing::debug!(why = plan.row.why.text(), "{}", what.chars().take(200).collect::<String>());
@@ -38,12 +46,7 @@ impl<E: Engine + 'static> Steward<E> {
                 self.fence()?;
                 self.rebuild = Some(how);
             }
-            Action::Stop => {
-                if !self.stopping {
-                    self.process.signal(self.engine.stop_signal());
-                }
-                self.stopping = true;
-            }
+            Action::Stop => self.stop(),
             Action::StartReplica => self.start(&Start::Replica(None), false)?,
             Action::StartPrimary(synchronous, lineage) => {
                 self.keep_lineage(lineage)?;
@@ -79,6 +82,7 @@ impl<E: Engine + 'static> Steward<E> {
         self.forget_server();
         self.rebuild = None;
         self.stopping = false;
+        self.quiet = None;
         self.served = false;
         match self.engine.command(start) {
             Ok(command) => self.process.start(&command)?,
@@ -91,6 +95,57 @@ impl<E: Engine + 'static> Steward<E> {
         self.since = u64::MAX;
         self.done_ms = self.now_ms();
         Ok(())
+    }
+
+    /// Ends the server in order.
+    fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        let (engine, events) = (self.engine.clone(), self.events.clone());
+        tokio::task::spawn_local(async move {
+            let ending = engine.quiesce().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "writing could not be ended before the stop");
+                Ending::Signal
+            });
+            let _ = events.send(Event::Quiet(ending)).await;
+        });
+    }
+
+    /// Writing has ended.
+    pub(super) fn quiet(&mut self, ending: Ending) {
+        match ending {
+            Ending::Signal => self.process.signal(self.engine.stop_signal()),
+            Ending::Now => self.process.signal(nix::libc::SIGKILL),
+            Ending::After(offset) => {
+                self.quiet = Some((offset, self.now_ms()));
+                self.quiet_asked_ms = 0;
+            }
+        }
+    }
+
+    /// Kills a server that accepts nothing any more, once a replica has all it has. One that takes too long is signalled instead.
+    fn end_when_caught_up(&mut self) {
+        let Some((offset, since)) = self.quiet else { return };
+        let epoch = self.lease.record.as_ref().map(|record| record.epoch);
+        let has_all = |peer: &Peer| {
+            let standing = peer.standing.as_ref().filter(|it| it.follows == epoch);
+            standing.and_then(|it| it.position).is_some_and(|position| position.offset >= offset)
+        };
+        let now = self.now_ms();
+        if self.peers.values().any(has_all) {
+            self.process.signal(nix::libc::SIGKILL);
+        } else if now > since + CATCH_UP_MS {
+            self.process.signal(self.engine.stop_signal());
+        } else {
+            // They are asked at once, and soon again.
+            if now >= self.quiet_asked_ms + CATCH_UP_ASK_MS {
+                self.quiet_asked_ms = now;
+                self.looks.send_modify(|count| *count += 1);
+            }
+            return;
+        }
+        self.quiet = None;
     }
 
     fn failed(&mut self, error: &str) {
@@ -152,6 +207,7 @@ impl<E: Engine + 'static> Steward<E> {
             if matches!(action, Action::Promote(..)) {
                 // Whether it rises now is not known: it must not.
                 self.fence()?;
+                self.failed_until_ms = self.now_ms() + FAILED_MS;
             }
             self.failed(&error);
             return Ok(());
@@ -187,7 +243,7 @@ impl<E: Engine + 'static> Steward<E> {
         }
         if promised {
             // Only now: whoever asks is told the promise together with the position taken after it.
-            self.nudge();
+            self.nudge(&Question::Look);
         }
         Ok(())
     }
@@ -241,8 +297,7 @@ async fn perform<E: Engine>(
             return Ok(outcome);
         }
         Action::Promote(synchronous, _) => {
-            // What replicas need is seen to while the epoch is opened.
-            outcome.began = Some(engine.promote(synchronous).await.map_err(text)?);
+            outcome.began = Some(engine.promote(synchronous, &others).await.map_err(text)?);
         }
         Action::StandStill(_) => engine.follow(None).await.map_err(text)?,
         Action::Follow(..) => engine.follow(source.as_ref()).await.map_err(text)?,
@@ -250,7 +305,10 @@ async fn perform<E: Engine>(
             engine.synchronise(synchronous).await.map_err(text)?;
             engine.serve(&others).await.map_err(text)?;
         }
-        Action::Wait => engine.serve(&others).await.map_err(text)?,
+        Action::Wait => {
+            engine.serve(&others).await.map_err(text)?;
+            engine.admit().await.map_err(text)?;
+        }
         _ => {}
     }
     outcome.observed = Some(engine.probe(PROBE).await.map_err(text)?);

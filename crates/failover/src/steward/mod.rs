@@ -15,6 +15,7 @@
 
 mod act;
 mod observe;
+mod timeline;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,9 +32,9 @@ use crate::core::{
     Action, Handover, LeaseView, Lineage, Local, MemberId, Peer, Plan, Policy, Position, Record, Server, Stage,
     Standing, Tenure, View, Written, decide,
 };
-use crate::engine::{Engine, Observation, Rebuild, Source};
+use crate::engine::{Ending, Engine, Observation, Rebuild, Source, Standby};
 use crate::lease::{LeaseStore, Look};
-use crate::peer::{self, Asked, Secret};
+use crate::peer::{self, Asked, Question, Secret};
 use crate::server::{Process, ServerError};
 use crate::state::State;
 
@@ -41,6 +42,9 @@ use crate::state::State;
 const TICK: Duration = Duration::from_millis(25);
 /// Events that may wait.
 const EVENTS_MAX: usize = 256;
+/// With less free than this, in bytes, a disk counts as full: the next file of a log, or an emergency's, would not fit. Twice as much
+/// and it does not any more.
+const FULL_BYTES: u64 = 48 << 20;
 /// A switchover must be ready after this.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -136,6 +140,8 @@ enum Event {
     Probed(u64, Option<Observation>),
     Did(u64, Box<Action>, Outcome),
     Prepared,
+    /// Writing has ended for a switchover.
+    Quiet(Ending),
 }
 
 /// What an action on the server came to.
@@ -164,6 +170,8 @@ struct Steward<E> {
     job: Option<JoinHandle<()>>,
     /// Wakes those who look at the Lease and the peers.
     looks: Rc<watch::Sender<u64>>,
+    /// When the Lease runs out, if nothing is heard of it: it is looked at right then.
+    expiry_ms: Rc<Cell<u64>>,
     /// Counts what was begun, so that what was given up is not taken for what came after.
     jobs: u64,
     retry_at_ms: u64,
@@ -182,11 +190,19 @@ struct Steward<E> {
     prepared: bool,
     /// The server was told to end.
     stopping: bool,
+    /// It accepts nothing any more: how much it has, and since when.
+    quiet: Option<(u64, u64)>,
+    quiet_asked_ms: u64,
+    /// The disk is full, or nearly so.
+    full: bool,
+    /// Until when a promotion that failed keeps it out of elections.
+    failed_until_ms: u64,
     /// The primary keeps what its replicas need.
     served: bool,
     /// When the last action on the server ended.
     done_ms: u64,
     confirm_ms: u64,
+    timeline: timeline::Timeline,
     said: Option<Report>,
     /// When that was.
     said_ms: u64,
@@ -224,6 +240,7 @@ pub async fn run<E: Engine + 'static>(
         events,
         job: None,
         looks: Rc::new(watch::Sender::new(0)),
+        expiry_ms: Rc::default(),
         jobs: 0,
         retry_at_ms: 0,
         observed: None,
@@ -238,9 +255,14 @@ pub async fn run<E: Engine + 'static>(
         preparing: false,
         prepared: false,
         stopping: false,
+        quiet: None,
+        quiet_asked_ms: 0,
+        full: false,
+        failed_until_ms: 0,
         served: false,
         done_ms: 0,
         confirm_ms: 0,
+        timeline: timeline::Timeline::default(),
         said: None,
         said_ms: 0,
         report,
@@ -263,7 +285,9 @@ impl<E: Engine + 'static> Steward<E> {
                 Some(event) = inbox.recv() => self.take_in(event)?,
                 Some((question, reply)) = asked.recv() => {
                     let _ = reply.send(self.answer(&question));
-                    continue;
+                    if !matches!(question, Question::Written(_)) {
+                        continue;
+                    }
                 }
                 _ = children.recv() => {}
                 _ = term.recv() => ending = ending.or(Some(Instant::now())),
@@ -298,6 +322,7 @@ impl<E: Engine + 'static> Steward<E> {
 
     fn decide(&mut self) -> Result<Plan, StewardError> {
         self.notice_death()?;
+        self.expiry_ms.set(self.lease.changed_ms + self.settings.policy.timing.ttl_ms);
         Ok(decide(&self.view()))
     }
 
@@ -327,6 +352,8 @@ impl<E: Engine + 'static> Steward<E> {
             rebuild: self.rebuild,
             starved_since_ms: self.starved_since_ms,
             rising: self.rising,
+            full: self.full,
+            failed: self.now_ms() < self.failed_until_ms,
             system: self.system.clone(),
             busy: self.job.is_some() || self.now_ms() < self.retry_at_ms,
             started_ms: 1,
@@ -344,11 +371,26 @@ impl<E: Engine + 'static> Steward<E> {
             }
             Some(seen) => Server::Primary {
                 offset: seen.offset,
-                standbys: seen.standbys.clone(),
+                standbys: self.standbys(seen),
                 synchronous: seen.synchronous.clone(),
                 since: self.since,
             },
         }
+    }
+
+    /// The replicas, with what each has.
+    fn standbys(&self, seen: &Observation) -> Vec<Standby> {
+        let mut all = seen.standbys.clone();
+        if !self.engine.knows_standbys() {
+            let epoch = self.lease.record.as_ref().map(|record| record.epoch);
+            for standby in &mut all {
+                // Of one that follows this epoch it is true for ever: even a copy made since has at least as much.
+                let standing = self.peers.get(&standby.member).and_then(|it| it.standing.as_ref());
+                let position = standing.filter(|it| it.follows == epoch).and_then(|it| it.position);
+                standby.offset = position.map_or(0, |it| it.offset);
+            }
+        }
+        all
     }
 
     /// On SIGTERM a primary hands over first, if it can.

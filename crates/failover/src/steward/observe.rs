@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::{Event, Report, Steward, StewardError};
+use super::{Event, FULL_BYTES, Report, Steward, StewardError};
 use crate::core::{Peer, Plan, Record, Role, Stage, Written, confirms, standing};
 use crate::engine::{Engine, Observation};
 use crate::peer::{Answer, Question, ask};
@@ -27,6 +27,7 @@ impl<E: Engine + 'static> Steward<E> {
         let every = Duration::from_millis((timing.renewal_ms / 4).max(10));
         let limit = Duration::from_millis(timing.request_ms);
         let mut woken = self.looks.subscribe();
+        let expiry_ms = self.expiry_ms.clone();
         let mut tasks = vec![tokio::task::spawn_local(async move {
             loop {
                 woken.borrow_and_update();
@@ -35,7 +36,9 @@ impl<E: Engine + 'static> Steward<E> {
                 if events.send(Event::Looked(asked, looked)).await.is_err() {
                     return;
                 }
-                let _ = tokio::time::timeout(every, woken.changed()).await;
+                let left = Duration::from_millis(expiry_ms.get().saturating_sub(now()));
+                let pause = if left.is_zero() { every } else { every.min(left) };
+                let _ = tokio::time::timeout(pause, woken.changed()).await;
             }
         })];
         for (id, address) in self.settings.peers.clone() {
@@ -96,12 +99,12 @@ impl<E: Engine + 'static> Steward<E> {
     }
 
     /// Has the peers look at once: at what this member has just written, or at how it stands now.
-    pub(super) fn nudge(&self) {
+    pub(super) fn nudge(&self, question: &Question) {
         let limit = Duration::from_millis(self.settings.policy.timing.request_ms);
         for address in self.settings.peers.values() {
-            let (address, secret) = (address.steward.clone(), self.secret.clone());
+            let (address, secret, question) = (address.steward.clone(), self.secret.clone(), question.clone());
             tokio::task::spawn_local(async move {
-                let _ = ask(&address, &secret, &Question::Look, limit).await;
+                let _ = ask(&address, &secret, &question, limit).await;
             });
         }
     }
@@ -111,6 +114,14 @@ impl<E: Engine + 'static> Steward<E> {
         match question {
             Question::Standing => Answer::Standing(Box::new(standing(&self.view()))),
             Question::Look => {
+                self.looks.send_modify(|count| *count += 1);
+                Answer::Looking
+            }
+            Question::Written(record) => {
+                let now = self.now_ms();
+                let paused = self.lease.record.as_ref().is_some_and(|it| it.paused);
+                self.lease.saw(Record { paused, ..(**record).clone() }, now);
+                // What it writes next must replace the object as the API has it.
                 self.looks.send_modify(|count| *count += 1);
                 Answer::Looking
             }
@@ -152,8 +163,11 @@ impl<E: Engine + 'static> Steward<E> {
                 }
                 // Who holds it, since when, and whether it is open: that others wait for.
                 let news = |it: &Record| (it.holder.clone(), it.epoch, it.opened());
-                if written == Written::Done && known.as_ref().map(news) != self.lease.record.as_ref().map(news) {
-                    self.nudge();
+                if written == Written::Done
+                    && let Some(record) = &self.lease.record
+                    && known.as_ref().map(news) != Some(news(record))
+                {
+                    self.nudge(&Question::Written(Box::new(record.clone())));
                 }
             }
             Event::Heard(id, asked, standing) => {
@@ -166,6 +180,7 @@ impl<E: Engine + 'static> Steward<E> {
                 }
             }
             Event::Probed(asked, seen) => {
+                self.look_at_disk();
                 let running = self.process.exists() && !self.process.stopped();
                 let Some(seen) = seen.filter(|_| running) else { return Ok(()) };
                 // What was asked before an action ended may be about the time before it.
@@ -176,6 +191,8 @@ impl<E: Engine + 'static> Steward<E> {
                 }
             }
             Event::Prepared => self.prepared = self.preparing,
+            Event::Quiet(ending) if self.stopping && self.process.exists() => self.quiet(ending),
+            Event::Quiet(_) => {}
             Event::Did(job, action, outcome) => {
                 if job == self.jobs {
                     self.did(&action, outcome)?;
@@ -183,6 +200,18 @@ impl<E: Engine + 'static> Steward<E> {
             }
         }
         Ok(())
+    }
+
+    /// Looks whether the disk is full. What cannot be found out is not so.
+    fn look_at_disk(&mut self) {
+        let Some(folder) = self.settings.state.parent() else { return };
+        let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return };
+        let free = disk.blocks_available() * disk.fragment_size();
+        let full = free < if self.full { 2 * FULL_BYTES } else { FULL_BYTES };
+        if full != self.full {
+            tracing::warn!(full, free_bytes = free, "the disk");
+        }
+        self.full = full;
     }
 
     pub(super) fn observe(&mut self, asked: u64, seen: Observation) {
@@ -228,15 +257,25 @@ impl<E: Engine + 'static> Steward<E> {
     /// Tells people, when something changed.
     pub(super) fn tell(&mut self, plan: &Plan, ready: &Rc<Cell<bool>>) {
         let record = self.lease.record.as_ref();
+        let open = record.is_some_and(Record::opened);
+        let standbys = self.observed.as_ref().map_or(&[][..], |seen| &seen.standbys);
+        let replica = standbys.iter().any(|it| it.streaming);
+        if let Some(steps) =
+            self.timeline.note(plan.stage, plan.tenure, open, replica, self.start.elapsed().as_millis() as u64)
+        {
+            tracing::info!("took over: {steps}");
+        }
+        let waits = self.observed.as_ref().is_some_and(|seen| seen.synchronous.count > 0);
         let usable = match plan.stage {
-            Stage::Primary => record.is_some_and(Record::opened),
+            // Where commits wait for a replica, clients may come before the epoch is open: replicas follow only then.
+            Stage::Primary => open || waits,
             Stage::Following => true,
             _ => false,
         };
         let refusal = plan.refusal.as_ref().map(ToString::to_string);
         let lags = match &self.observed {
             Some(seen) if plan.stage == Stage::Primary => {
-                seen.standbys.iter().map(|it| (it.member.clone(), seen.offset.saturating_sub(it.offset))).collect()
+                self.standbys(seen).into_iter().map(|it| (it.member, seen.offset.saturating_sub(it.offset))).collect()
             }
             _ => BTreeMap::new(),
         };

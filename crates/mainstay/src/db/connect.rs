@@ -33,6 +33,11 @@ pub async fn run(client: &Client, namespace: &str, database: &Database, more: &[
             shell.args(["-h", &address, "-p", &port]).env("REDISCLI_AUTH", password);
             shell
         }
+        EngineName::Mysql => {
+            let mut shell = Command::new("mariadb");
+            shell.args(["-h", &address, "-P", &port, "-u", "root"]).env("MYSQL_PWD", password);
+            shell
+        }
     };
     let error = shell.args(more).exec();
     Err(format!("cannot run {}: {error}; install the database's client", shell.get_program().to_string_lossy()).into())

@@ -12,8 +12,8 @@ pub(super) type Entry = (u64, u64);
 pub(super) struct Ledger {
     acknowledged: BTreeMap<u64, (Entry, u64)>,
     writers: BTreeMap<u64, MemberId>,
-    /// The newest epoch in which a server was made primary.
-    newest: u64,
+    /// The newest epoch in which a server was made primary, and what it had.
+    newest: (u64, Vec<Entry>),
     /// Lose nothing; asynchronous replication may.
     synchronous: bool,
 }
@@ -27,7 +27,9 @@ impl Ledger {
     pub(super) fn promoted(&mut self, member: &MemberId, epoch: u64, log: &[Entry]) {
         let writer = self.writers.entry(epoch).or_insert_with(|| member.clone());
         assert_eq!(writer, member, "two writers in epoch {epoch}");
-        self.newest = self.newest.max(epoch);
+        if epoch >= self.newest.0 {
+            self.newest = (epoch, log.to_vec());
+        }
         self.holds_all(log, &format!("{member} became primary of epoch {epoch}"));
     }
 
@@ -42,10 +44,12 @@ impl Ledger {
         }
     }
 
-    /// A write at this place of its primary's log was acknowledged to its client.
+    /// A write at this place of its primary's log was acknowledged to its client. By a primary of the past only where its replicas
+    /// had answered before they promised, and it was stopped since: then the new primary has it.
     pub(super) fn acknowledged(&mut self, entry: Entry, index: u64) {
-        if self.synchronous {
-            assert_eq!(entry.0, self.newest, "acknowledged by a primary of the past");
+        if self.synchronous && entry.0 < self.newest.0 {
+            let kept = self.newest.1.get(index as usize);
+            assert_eq!(kept, Some(&entry), "acknowledged by a primary of the past, and not kept");
         }
         self.acknowledged.insert(entry.1, (entry, index));
     }

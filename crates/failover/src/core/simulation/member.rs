@@ -110,7 +110,9 @@ impl Member {
     pub(super) fn view<'a>(&'a self, policy: &'a Policy, now: u64) -> View<'a> {
         let now_ms = self.clock(now);
         let offset = self.length();
+        let begins = matches!(self.job, Some((_, Action::StartPrimary(..) | Action::StartReplica)));
         let server = match (&self.process, &self.log) {
+            (Process::None, Some(_)) if begins => Server::Starting,
             (Process::None, None) => Server::Empty,
             (Process::None, Some(_)) => Server::Stopped,
             (Process::Replica { source, .. }, _) => Server::Replica { offset, follows: source.as_ref().map(|it| it.1) },
@@ -133,6 +135,8 @@ impl Member {
             rebuild: self.rebuild,
             starved_since_ms: None,
             rising,
+            full: false,
+            failed: false,
             system: Some("system".to_owned()),
             busy: self.job.is_some(),
             started_ms: self.started_ms,

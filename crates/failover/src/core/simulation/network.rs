@@ -24,6 +24,8 @@ pub(super) enum Message {
     Write(u64, Option<u64>, Record),
     /// Done or not.
     Wrote(u64, Record, bool),
+    /// To the other members: this was done.
+    Told(Record),
     /// A replica's server to its primary's: which connection, whose log, and how much of it is on disk.
     Pull(u64, u64, u64),
     /// Entries from this place on.

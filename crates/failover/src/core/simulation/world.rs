@@ -260,9 +260,14 @@ impl World {
                 if member.lease.writing && member.lease.attempted_ms == Some(at) =>
             {
                 let written = if done { Written::Done } else { Written::Conflict };
-                member.lease.end(record, at, written, clock);
+                member.lease.end(record.clone(), at, written, clock);
                 member.read_ms = 0;
+                let peers: Vec<MemberId> = member.peers.keys().filter(|_| done).cloned().collect();
+                for peer in peers {
+                    self.send(&to, &Some(peer), Message::Told(record.clone()));
+                }
             }
+            (Message::Told(record), Some(_)) => member.lease.saw(record, clock),
             (Message::Pull(connection, epoch, offset), Some(from)) => {
                 self.pulled(index, from, connection, epoch, offset);
             }

@@ -5,8 +5,8 @@ use super::Stage::{Empty, Following, Primary, Starting, Still, Stopped};
 use super::Tenure::{Absent, Closed, Lapsed, Mine, Open, Unknown, Vacant};
 use super::{Row, Stage, Tenure, Verb};
 use crate::core::decide::{
-    api_answers, begins_again, can_hand_over, counted, diverged, first_turn, follows_epoch, follows_holder, fresh,
-    handover_ready, hung, new_database, not_open, promised, rebuilding, rising, starved,
+    api_answers, begins_again, can_hand_over, counted, diverged, failed, first_turn, follows_epoch, follows_holder,
+    fresh, full, handover_ready, hung, just_left, new_database, not_open, promised, rebuilding, rising, starved,
 };
 use crate::core::view::View;
 
@@ -43,7 +43,9 @@ pub const TABLE: &[Row] = &[
     // In office.
     row(&[Primary], &[Mine], not_open, R::NotPromoted, Verb::Open, Primary),
     row(&[Primary], &[Mine], handover_ready, R::HandoverAsked, Verb::Stop, Stopped),
+    row(&[Primary], &[Mine], full, R::DiskFull, Verb::Stop, Stopped),
     row(&[Primary], &[Mine], always, R::InOffice, Verb::Keep, Primary),
+    row(&[Stopped, Starting, Still], &[Mine], failed, R::PromotionFailed, Verb::Release, Still),
     // A server on its way.
     row(&[Starting], &[Mine], can_hand_over, R::HandoverReady, Verb::Fence, Stopped),
     row(&[Starting], &[Lapsed], api_answers, R::Restarted, Verb::Release, Starting),
@@ -63,6 +65,7 @@ pub const TABLE: &[Row] = &[
     row(&[Stopped], &[Mine], not_open, R::NotPromoted, Verb::StartReplica, Still),
     row(&[Stopped], &[Mine], always, R::ServerDiedAlone, Verb::StartPrimary, Primary),
     row(&[Stopped], &[Lapsed], api_answers, R::Restarted, Verb::Release, Stopped),
+    row(&[Stopped], &[Vacant, Closed], just_left, R::LeftToOthers, Verb::Wait, Stopped),
     row(&[Stopped], &[Open], rebuilding, R::WentAnotherWay, Verb::Rebuild, Stopped),
     row(&[Stopped], &[Absent], fresh, R::AnotherBegins, Verb::Wait, Stopped),
     row(&[Stopped], ANY, always, R::NotRunning, Verb::StartReplica, Still),

@@ -9,7 +9,7 @@ use crate::core::MemberId;
 use crate::engine::{Source, Synchronous};
 
 /// Parameters a user may not set, because the steward does.
-const MANAGED: [&str; 20] = [
+const MANAGED: [&str; 19] = [
     "config_file",
     "data_directory",
     "hba_file",
@@ -21,7 +21,6 @@ const MANAGED: [&str; 20] = [
     "promote_trigger_file",
     "recovery_target_timeline",
     "restart_after_crash",
-    "restore_command",
     "synchronous_standby_names",
     "unix_socket_directories",
     "wal_log_hints",
@@ -31,6 +30,9 @@ const MANAGED: [&str; 20] = [
     "fsync",
     "full_page_writes",
 ];
+
+/// Brings log files back from an archive.
+pub(super) const RESTORE: &str = "restore_command";
 
 /// What is set unless the user sets it.
 const DEFAULTS: [(&str, &str); 6] = [
@@ -42,15 +44,18 @@ const DEFAULTS: [(&str, &str); 6] = [
     ("password_encryption", "scram-sha-256"),
 ];
 
-/// What is set always. A lost connection is noticed by both sides within seconds, and tried again at once.
-const FIXED: [(&str, &str); 9] = [
+/// How often a replica tries to reach its source: a new primary's log begins with the end of the old one's, and between the two
+/// it pauses for so long. Without a source there is nothing to try.
+const RETRY: [&str; 2] = ["1s", "20ms"];
+
+/// What is set always. A lost connection is noticed by both sides within seconds.
+const FIXED: [(&str, &str); 8] = [
     ("hot_standby", "on"),
     ("wal_log_hints", "on"),
     ("fsync", "on"),
     ("full_page_writes", "on"),
     ("restart_after_crash", "off"),
     ("recovery_target_timeline", "latest"),
-    ("wal_retrieve_retry_interval", "50ms"),
     ("wal_receiver_timeout", "3s"),
     ("wal_sender_timeout", "3s"),
 ];
@@ -137,7 +142,8 @@ pub(super) fn write_configuration(settings: &Settings, wanted: &Wanted) -> Resul
         line(name, value);
     }
     let own = settings.parameters.iter().filter(|(name, _)| !MANAGED.contains(&name.as_str()));
-    for (name, value) in own {
+    // Who promised to receive nothing gets nothing from an archive either.
+    for (name, value) in own.filter(|it| it.0 != RESTORE || wanted.source.is_some()) {
         line(name, value);
     }
     for (name, value) in FIXED {
@@ -149,6 +155,7 @@ pub(super) fn write_configuration(settings: &Settings, wanted: &Wanted) -> Resul
     line("hba_file", &settings.data.join("mainstay_hba.conf").display().to_string());
     line("synchronous_standby_names", &names(&wanted.synchronous));
     let source = wanted.source.as_ref();
+    line("wal_retrieve_retry_interval", RETRY[usize::from(source.is_some())]);
     line(
         "primary_conninfo",
         &source.map_or(String::new(), |it| conninfo(settings, it, "replicator", settings.member.as_str())),

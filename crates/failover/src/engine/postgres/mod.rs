@@ -6,9 +6,9 @@
 //!
 //! # Guarantees
 //! - A position is told only after the server has replayed all the log it has: until then it does not answer.
-//! - After `follow(None)` nothing more is received: the configuration without a source is loaded and the receiver process is gone,
-//!   and stays gone over several looks. Between the startup process' reading of its configuration and its starting a receiver
-//!   lie microseconds; the looks are spread over far more than that.
+//! - After `follow(None)` nothing more is received: the server has passed the configuration without a source on to its processes,
+//!   and after that the startup process is seen waiting, with no receiver there, over several looks. Before it starts a receiver
+//!   again it reads the configuration; between that and the starting lie microseconds, and between the looks far more.
 //! - After `synchronise` no commit is acknowledged by the old rule: the sender processes of replicas that no longer count are ended, and
 //!   the others' rule was at least as strict (who is added to the rule is added for everybody's next wait).
 //! - `restart_after_crash` is off: when a server process crashes, the postmaster ends, and the steward decides whether restarting it
@@ -21,6 +21,7 @@
 //! <https://www.postgresql.org/docs/current/warm-standby.html>, <https://www.postgresql.org/docs/current/app-pgrewind.html>.
 
 mod files;
+mod restore;
 mod session;
 mod tools;
 
@@ -29,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Engine, Observation, Rebuild, ServerCommand, Source, Standby, Start, Synchronous};
+use super::{Engine, Observation, Rebuild, ServerCommand, Source, Standby, Start, Synchronous, User};
 use crate::core::{MemberId, Role};
 use session::Session;
 
@@ -38,7 +39,11 @@ const COPY: &str = "mainstay copy";
 /// How long one statement of the steward may take.
 const STATEMENT: Duration = Duration::from_secs(2);
 /// Between two looks at something that is awaited.
-const LOOK: Duration = Duration::from_millis(8);
+const LOOK: Duration = Duration::from_millis(3);
+/// Looks at a receiver that is gone, one after the other.
+const LOOKS_GONE: usize = 3;
+/// How long a new database may take.
+const CREATE: Duration = Duration::from_secs(30);
 /// How long a promotion may take.
 const PROMOTE: Duration = Duration::from_secs(10);
 
@@ -65,6 +70,19 @@ pub struct Settings {
     pub access: Vec<String>,
     /// User and group to run as, when the steward is root.
     pub user: Option<(u32, u32)>,
+    /// Users of people's.
+    pub users: Vec<User>,
+    /// Where a new database comes from, if not from nothing.
+    pub restore: Option<Restore>,
+}
+
+/// A backup that a new database is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// For the shell: fills the directory `$PGDATA` with a copy of a server's files.
+    pub command: String,
+    /// `recovery_target_time`; to the end of the archived log where there is none.
+    pub until: Option<String>,
 }
 
 /// What did not work.
@@ -207,9 +225,9 @@ const OBSERVE: &str = "SELECT pg_is_in_recovery(), \
     EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN \
         ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream', 'RecoveryWalAll'))";
 
-/// Whether something is received, and whether all that was received is applied.
-const STANDS_STILL: &str = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver), EXISTS (SELECT FROM pg_stat_activity \
-    WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')";
+/// Whether nothing is received by a server that knows that it has no source, and all that was received is applied.
+const STANDS_STILL: &str = "SELECT current_setting('primary_conninfo') = '' AND NOT EXISTS (SELECT FROM pg_stat_wal_receiver) \
+    AND EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')";
 
 const STANDBYS: &str = "SELECT application_name, coalesce(pg_wal_lsn_diff(flush_lsn, '0/0'), 0), state = 'streaming' \
     FROM pg_stat_replication WHERE usename = 'replicator' AND application_name <> 'mainstay copy'";
@@ -246,7 +264,10 @@ impl Engine for Postgres {
     }
 
     async fn initialise(&self) -> Result<()> {
-        tools::initialise(&self.settings).await
+        match &self.settings.restore {
+            Some(wanted) => restore::restore(&self.settings, wanted).await,
+            None => tools::initialise(&self.settings).await,
+        }
     }
 
     async fn system(&self) -> Result<String> {
@@ -283,7 +304,7 @@ impl Engine for Postgres {
         seen
     }
 
-    async fn promote(&self, synchronous: &Synchronous) -> Result<u64> {
+    async fn promote(&self, synchronous: &Synchronous, replicas: &BTreeSet<MemberId>) -> Result<u64> {
         self.change(|wanted| {
             wanted.synchronous = synchronous.clone();
             wanted.source = None;
@@ -294,6 +315,8 @@ impl Engine for Postgres {
         let loaded = format!("SELECT current_setting('synchronous_standby_names') = '{names}'");
         until(&session, &loaded, STATEMENT, "reading its configuration").await?;
         session.run("SELECT pg_promote(false)").await?;
+        // Meanwhile: the end of the log is being copied for the new timeline.
+        self.serve(replicas).await?;
         until(&session, "SELECT NOT pg_is_in_recovery()", PROMOTE, "a promotion").await?;
         files::newest_switch(&self.settings)
     }
@@ -301,17 +324,15 @@ impl Engine for Postgres {
     async fn follow(&self, source: Option<&Source>) -> Result<()> {
         self.change(|wanted| wanted.source = source.cloned()).await?;
         let session = self.session().await?;
-        session.run(DROP_SLOTS).await?;
         if source.is_some() {
-            return Ok(());
+            return session.run(DROP_SLOTS).await;
         }
         let gone = async {
             let mut looks = 0;
-            while looks < 4 {
+            while looks < LOOKS_GONE {
                 tokio::time::sleep(LOOK).await;
-                let row = session.row(STANDS_STILL).await?;
-                let [receiving, applied] = [0, 1].map(|column: usize| row.get(column).is_some_and(|it| it == "t"));
-                looks = if receiving { 0 } else { looks + usize::from(applied) };
+                let still = session.row(STANDS_STILL).await?.first().is_some_and(|it| it == "t");
+                looks = if still { looks + 1 } else { 0 };
             }
             Ok(())
         };
@@ -343,6 +364,26 @@ impl Engine for Postgres {
         let known: BTreeSet<String> = known.into_iter().flatten().collect();
         for slot in replicas.iter().map(files::slot).filter(|slot| !known.contains(slot)) {
             session.run(&format!("SELECT pg_create_physical_replication_slot('{slot}', true)")).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit(&self) -> Result<()> {
+        let session = self.session().await?;
+        for User { name, database, password } in &self.settings.users {
+            let known = format!(
+                "SELECT (SELECT count(*) FROM pg_roles WHERE rolname = '{name}'), \
+                (SELECT count(*) FROM pg_database WHERE datname = '{database}')"
+            );
+            let known = session.row(&known).await?;
+            let missing = |column: usize| known.get(column).is_some_and(|it| it == "0");
+            if missing(0) {
+                let password = password.replace('\'', "''");
+                session.run(&format!("CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}'")).await?;
+            }
+            if missing(1) {
+                session.run_within(&format!("CREATE DATABASE \"{database}\" OWNER \"{name}\""), CREATE).await?;
+            }
         }
         Ok(())
     }

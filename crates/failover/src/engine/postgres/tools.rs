@@ -17,8 +17,13 @@ const OUTPUT_MAX: usize = 600;
 /// How long a checkpoint of the source may take.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 
-fn command(settings: &Settings, program: &str) -> Command {
-    let mut command = Command::new(settings.programs.join(program));
+fn command(settings: &Settings, name: &str) -> Command {
+    program(settings, &settings.programs.join(name))
+}
+
+/// A program that works on the member's files, as the server's user.
+pub(super) fn program(settings: &Settings, path: &Path) -> Command {
+    let mut command = Command::new(path);
     command.kill_on_drop(true).current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
     command.env("PGPASSWORD", &settings.password).env("PGCONNECT_TIMEOUT", "3");
     if let Some((user, group)) = settings.user {
@@ -27,7 +32,7 @@ fn command(settings: &Settings, program: &str) -> Command {
     command
 }
 
-async fn run(mut command: Command, input: &str) -> Result<String> {
+pub(super) async fn run(mut command: Command, input: &str) -> Result<String> {
     let program = Path::new(command.as_std().get_program()).to_owned();
     let failed = |source| PostgresError::Run { program: program.clone(), source };
     if !input.is_empty() {
@@ -69,7 +74,7 @@ pub(super) async fn initialise(settings: &Settings) -> Result<()> {
 }
 
 /// Marks the data as incomplete and empties its directory.
-fn begin(settings: &Settings) -> Result<()> {
+pub(super) fn begin(settings: &Settings) -> Result<()> {
     let at = |source| PostgresError::File { path: settings.data.clone(), source };
     files::write(settings, &files::incomplete(settings), "")?;
     match fs::remove_dir_all(&settings.data) {

@@ -12,7 +12,7 @@
 //! - A member becomes writable only in `promote`, or when it is started as primary.
 //!
 //! # Deliberately absent
-//! Cluster mode, modules' data, users beside the default one, encryption.
+//! Cluster mode, modules' data, encryption.
 //!
 //! Sources: <https://redis.io/docs/latest/operate/oss_and_stack/management/replication/>, <https://redis.io/docs/latest/commands/wait/>,
 //! <https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/>.
@@ -29,13 +29,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Engine, Observation, Rebuild, ServerCommand, Source, Standby, Start, Synchronous};
+use super::{Ending, Engine, Observation, Rebuild, ServerCommand, Source, Standby, Start, Synchronous, User};
 use crate::core::{MemberId, Role};
 use info::{Mark, Replication};
 use resp::{Connection, Reply, RespError};
 
 /// How long one command of the steward may take.
 const COMMAND: Duration = Duration::from_secs(2);
+/// For how long writes wait for a switchover, in milliseconds, if it does not come.
+const PAUSE_MS: &str = "2000";
 /// Where nobody listens, for a replica that shall receive nothing.
 const NOBODY: (&str, &str) = ("127.0.0.1", "1");
 /// Parameters a user may not set, because the steward does.
@@ -74,6 +76,8 @@ pub struct Settings {
     pub parameters: BTreeMap<String, String>,
     /// User and group to run as, when the steward is root.
     pub user: Option<(u32, u32)>,
+    /// Users of people's; they may do everything but administer the server.
+    pub users: Vec<User>,
 }
 
 /// What did not work.
@@ -244,6 +248,9 @@ impl Redis {
         if let Some((host, port)) = source {
             let _ = writeln!(text, "replicaof {host} {port}");
         }
+        for User { name, password, .. } in &settings.users {
+            let _ = writeln!(text, "user {name} on >{password} ~* &* +@all -@admin");
+        }
         text
     }
 }
@@ -327,7 +334,7 @@ impl Engine for Redis {
         tokio::time::timeout(deadline, look).await.map_err(|_| RedisError::Deadline)?
     }
 
-    async fn promote(&self, synchronous: &Synchronous) -> Result<u64> {
+    async fn promote(&self, synchronous: &Synchronous, _: &BTreeSet<MemberId>) -> Result<u64> {
         let began = self.position(&self.replication().await?).await?;
         self.synchronise(synchronous).await?;
         self.call(&["REPLICAOF", "NO", "ONE"]).await?;
@@ -357,6 +364,14 @@ impl Engine for Redis {
 
     async fn prepare_switchover(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn quiesce(&self) -> Result<Ending> {
+        // Clients that write are kept waiting until their connections end. By its signal Redis would wait for its replicas to say
+        // how far they are, which they do once a second.
+        self.call(&["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]).await?;
+        let seen = self.replication().await?;
+        Ok(Ending::After(self.position(&seen).await?))
     }
 
     fn stop_signal(&self) -> i32 {

@@ -12,8 +12,8 @@ use crate::cluster::PATIENCE;
 
 /// A write without an answer for so long is given up; it may have been done or not.
 const WRITE: Duration = Duration::from_secs(1);
-/// For a new connection.
-const CONNECT: Duration = Duration::from_millis(500);
+/// For a new connection: an address where nobody answers must not hide that another one does.
+const CONNECT: Duration = Duration::from_millis(200);
 
 /// Numbers of rows never repeat, whoever writes them.
 static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -12,14 +12,18 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
+use super::disk::Disk;
 use crate::cluster::{Cluster, MAINSTAY, PATIENCE, text};
 
 /// Where Debian's package puts PostgreSQL's programs.
 const INSTALLED: &str = "/usr/lib/postgresql";
 /// The programs that are watched.
-const SERVERS: [&str; 2] = ["postgres", "redis-server"];
+const SERVERS: [&str; 3] = ["postgres", "redis-server", "mariadbd"];
 /// Small, and no slower than they must be: three of them share this machine.
 const PARAMETERS: &str = "{shared_buffers: 16MB, max_connections: '30', max_wal_size: 256MB}";
+
+/// A user of people's.
+pub const USERS: &str = "  users: [{name: shop}]\n";
 
 /// Whether PostgreSQL's programs are there.
 pub fn installed() -> bool {
@@ -34,29 +38,48 @@ pub struct Members {
     address: String,
     password: String,
     frozen: Vec<i32>,
+    /// That of the first member, where it has one of its own. Dropped after the cluster.
+    pub disk: Option<Disk>,
 }
 
 impl Members {
     /// PostgreSQL with these further settings; and waits until a write is on more than one member.
     pub fn start(more: &str) -> Self {
         let all = Self::of("postgres", &format!("  parameters: {PARAMETERS}\n{more}"));
-        all.until_whole("the beginning");
-        let table = "CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)";
-        all.until("the table is made", |it| it.query(table).is_some());
+        all.ready();
         all
+    }
+
+    fn ready(&self) {
+        self.until_whole("the beginning");
+        let table = "CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY)";
+        self.until("the table is made", |it| it.query(table).is_some());
     }
 
     /// Any engine, not waited for.
     pub fn of(engine: &str, more: &str) -> Self {
+        Self::on(engine, more, |_, _| None)
+    }
+
+    /// PostgreSQL whose first member has a small disk of its own.
+    pub fn with_disk() -> Self {
+        let disk = |cluster: &Cluster, name: &str| Some(Disk::of_claim(cluster, &format!("data-{name}-0")));
+        let all = Self::on("postgres", &format!("  parameters: {PARAMETERS}\n"), disk);
+        all.ready();
+        assert!(all.disk.as_ref().is_some_and(Disk::is_used), "the first member's data are elsewhere");
+        all
+    }
+
+    fn on(engine: &str, more: &str, disk: impl FnOnce(&Cluster, &str) -> Option<Disk>) -> Self {
         let cluster = Cluster::new();
         let name = format!("{engine}{}", std::process::id());
-        let manifest = cluster.dir().join("database.yaml");
-        let text = format!(
+        cluster.start(&[]);
+        cluster.wait("databases are known", || cluster.get(&["databases"])["items"].is_array());
+        let disk = disk(&cluster, &name);
+        cluster.apply(&format!(
             "apiVersion: mainstay.dev/v1alpha1\nkind: Database\nmetadata: {{name: {name}}}\nspec:\n  engine: {engine}\n{more}"
-        );
-        fs::write(&manifest, text).unwrap();
-        cluster.start(&[manifest.to_str().unwrap()]);
-        let mut all = Self { cluster, name, address: String::new(), password: String::new(), frozen: Vec::new() };
+        ));
+        let mut all = Self { cluster, name, address: String::new(), password: String::new(), frozen: Vec::new(), disk };
         let primary = format!("{}-primary", all.name);
         all.cluster.wait("the database has its Service", || {
             all.cluster.get(&["service", &primary])["spec"]["clusterIP"].is_string()
@@ -64,9 +87,15 @@ impl Members {
         let service = all.cluster.get(&["service", &primary]);
         all.address = service["spec"]["clusterIP"].as_str().unwrap().to_owned();
         let secret = all.cluster.get(&["secret", &all.name]);
-        let password = base64::engine::general_purpose::STANDARD.decode(secret["data"]["password"].as_str().unwrap());
-        all.password = String::from_utf8(password.unwrap()).unwrap();
+        all.password = decoded(&secret["data"]["password"]);
         all
+    }
+
+    /// How a user of people's connects, by what its Secret says; the Service by its address, because this is no pod.
+    pub fn conninfo_of_user(&self, user: &str) -> String {
+        let secret = self.cluster.get(&["secret", &format!("{}-{user}", self.name)]);
+        let uri = decoded(&secret["data"]["uri"]);
+        uri.replace(&format!("{}-primary.default.svc", self.name), &self.address)
     }
 
     /// Address of the primary's Service, and the password.
@@ -93,11 +122,14 @@ impl Members {
 
     /// Rows of a statement, by whoever accepts writes.
     pub fn query(&self, statement: &str) -> Option<Vec<Vec<String>>> {
+        Self::query_as(&self.conninfo(), statement)
+    }
+
+    pub fn query_as(address: &str, statement: &str) -> Option<Vec<Vec<String>>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let address = self.conninfo();
         runtime.block_on(async {
             let work = async {
-                let (client, connection) = tokio_postgres::connect(&address, NoTls).await.ok()?;
+                let (client, connection) = tokio_postgres::connect(address, NoTls).await.ok()?;
                 tokio::spawn(connection);
                 let rows = client.simple_query(statement).await.ok()?.into_iter().filter_map(|it| match it {
                     SimpleQueryMessage::Row(row) => {
@@ -231,6 +263,13 @@ impl Members {
         }
     }
 
+    /// Kills steward and server at the same moment.
+    pub fn kill_both(&self, member: &str) {
+        for pid in [self.server(member), self.steward(member)] {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+    }
+
     /// SIGSTOP to the server and all its children, and to the steward too.
     pub fn freeze(&mut self, member: &str, steward: bool) {
         let server = self.server(member);
@@ -257,6 +296,12 @@ impl Drop for Members {
     fn drop(&mut self) {
         self.thaw();
     }
+}
+
+/// A value of a Secret.
+fn decoded(value: &Value) -> String {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default());
+    String::from_utf8(bytes.unwrap()).unwrap()
 }
 
 fn name(pod: &Value) -> String {
