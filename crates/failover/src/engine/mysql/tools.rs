@@ -1,5 +1,6 @@
 //! Work by MariaDB's own programs: a new database, a clone, what a relay log still has.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -107,7 +108,8 @@ fn users(password: &str) -> String {
     text += &user("'replicator'@'%'", "REPLICATION SLAVE");
     for root in ["'root'@'localhost'", "'root'@'%'"] {
         text += &user(root, "ALL PRIVILEGES");
-        text += &format!("GRANT GRANT OPTION ON *.* TO {root};\nREVOKE READ_ONLY ADMIN ON *.* FROM {root};\n");
+        // Writing to a text cannot fail.
+        let _ = write!(text, "GRANT GRANT OPTION ON *.* TO {root};\nREVOKE READ_ONLY ADMIN ON *.* FROM {root};\n");
     }
     text
 }
