@@ -23,9 +23,12 @@
 //! *that* an object changed, with the object before and after).
 
 mod cache;
+mod compiled;
 mod kind;
 pub mod leader;
 mod subscription;
 
 pub use cache::{Cache, Kind, ObjectKey, Scope, ShortBackoff};
+#[doc(hidden)]
+pub use compiled::compiled;
 pub use subscription::{Change, Subscription};

@@ -44,8 +44,8 @@ use cli::{Cli, Command};
 use instance::Instance;
 use tokio::runtime::{Builder, Runtime};
 
-/// Worker threads of the control plane: more would only cost memory.
-const SERVER_THREADS: usize = 2;
+/// Most worker threads of the control plane: one store and one network are behind them all.
+const SERVER_THREADS_MAX: usize = 8;
 
 /// When a long-running role gives back the code that its start needed, and how often it does so again.
 const AFTER_START: Duration = Duration::from_secs(2);
@@ -96,7 +96,9 @@ fn dispatch(command: Command) -> Result<bool, AnyError> {
         Command::Server(args) => {
             log_to_stderr();
             let instance = server::instance(&args)?;
-            let runtime = Builder::new_multi_thread().worker_threads(SERVER_THREADS).enable_all().build()?;
+            let threads =
+                std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, SERVER_THREADS_MAX));
+            let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
             runtime.spawn(give_back_code());
             let result = prepare(&runtime).block_on(server::run(instance, &args));
             // What is still running is only waiting; nothing acknowledged is lost by not waiting for it.
