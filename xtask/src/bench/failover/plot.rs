@@ -31,7 +31,9 @@ pub(super) fn svg(title: &str, bars: &[Bar]) -> String {
          <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n<text x=\"12\" y=\"22\" font-size=\"14\">{title}</text>\n"
     );
     // Writing to a text cannot fail.
-    let mut line = |words: std::fmt::Arguments<'_>| drop(text.write_fmt(words).and_then(|()| text.write_char('\n')));
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        let _ = text.write_fmt(words).and_then(|()| text.write_char('\n'));
+    };
     let mut at = 0.0;
     while at <= largest + step {
         let x = LEFT + at * scale;
