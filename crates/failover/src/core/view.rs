@@ -57,6 +57,7 @@ pub struct Handover {
 
 /// The member itself.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Local {
     /// Its name.
     pub id: MemberId,

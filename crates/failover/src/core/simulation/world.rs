@@ -262,9 +262,8 @@ impl World {
                 let written = if done { Written::Done } else { Written::Conflict };
                 member.lease.end(record.clone(), at, written, clock);
                 member.read_ms = 0;
-                let peers: Vec<MemberId> = member.peers.keys().filter(|_| done).cloned().collect();
-                for peer in peers {
-                    self.send(&to, &Some(peer), Message::Told(record.clone()));
+                if done {
+                    self.tell(index, &record);
                 }
             }
             (Message::Told(record), Some(_)) => member.lease.saw(record, clock),
@@ -281,6 +280,15 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What a member wrote to the Lease, to all others.
+    fn tell(&mut self, index: usize, record: &Record) {
+        let me = Some(self.members[index].id.clone());
+        let peers: Vec<MemberId> = self.members[index].peers.keys().cloned().collect();
+        for peer in peers {
+            self.send(&me, &Some(peer), Message::Told(record.clone()));
         }
     }
 
