@@ -140,13 +140,15 @@ fn prediction(target: &str, kind: FailureKind, service: String, fate: Fate) -> P
         State::Down => Outcome::Down,
     };
     let seconds = if outcome == Outcome::Fine { Some(0.0) } else { fate.timeline.end_of(worst) };
+    // Finer than this nothing is known, and whole milliseconds are the same when they are read back.
+    let whole_ms = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
     Prediction {
         failure: target.to_owned(),
         kind,
         service,
         outcome,
-        seconds,
-        healed_seconds: fate.healed_s,
+        seconds: seconds.map(whole_ms),
+        healed_seconds: fate.healed_s.map(whole_ms),
         data_lost: fate.is_data_lost,
         why: fate.why,
     }
