@@ -131,13 +131,21 @@ impl FaultKind {
         use TargetSpec as T;
         match (self, target) {
             (F::Kill, T::Pod(_)) => Hands::Either,
-            (F::Kill | F::Pause | F::Isolate, T::Pod(_) | T::Node(_) | T::Zone(_))
+            (F::DiskFull, T::Pod(_))
             | (F::Kill | F::Pause, T::ControlPlane)
             | (
-                F::CutIncoming | F::CutOutgoing | F::DnsFailure | F::Delay | F::Loss | F::Bandwidth,
+                F::Kill
+                | F::Pause
+                | F::Isolate
+                | F::SlowDisk
+                | F::CutIncoming
+                | F::CutOutgoing
+                | F::DnsFailure
+                | F::Delay
+                | F::Loss
+                | F::Bandwidth,
                 T::Pod(_) | T::Node(_) | T::Zone(_),
             ) => Hands::Machine,
-            (F::DiskFull, T::Pod(_)) | (F::SlowDisk, T::Pod(_) | T::Node(_) | T::Zone(_)) => Hands::Machine,
             (F::BadRelease | F::Rollout, T::Deployment(_))
             | (F::CertificateExpiry, T::Secret(_))
             | (F::Drain | F::CpuPressure | F::MemoryPressure, T::Node(_)) => Hands::Api,

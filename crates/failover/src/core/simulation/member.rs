@@ -50,6 +50,17 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Writes of the primary arrived, from place `at` of its log on.
+    pub(super) fn pushed(&mut self, connection: u64, at: u64, entries: Vec<Entry>) {
+        if let (Process::Replica { connection: open, .. }, Some(log)) = (&self.process, &mut self.log)
+            && *open == connection
+            && log.len() as u64 >= at
+        {
+            let known = (log.len() as u64 - at) as usize;
+            log.extend(entries.into_iter().skip(known));
+        }
+    }
+
     pub(super) fn new(id: MemberId, clock: (u64, u64)) -> Self {
         Self {
             id,

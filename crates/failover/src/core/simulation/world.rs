@@ -270,15 +270,7 @@ impl World {
             (Message::Pull(connection, epoch, offset), Some(from)) => {
                 self.pulled(index, from, connection, epoch, offset);
             }
-            (Message::Push(connection, at, entries), _) => {
-                if let (Process::Replica { connection: open, .. }, Some(log)) = (&member.process, &mut member.log)
-                    && *open == connection
-                    && log.len() as u64 >= at
-                {
-                    let known = (log.len() as u64 - at) as usize;
-                    log.extend(entries.into_iter().skip(known));
-                }
-            }
+            (Message::Push(connection, at, entries), _) => member.pushed(connection, at, entries),
             _ => {}
         }
     }

@@ -48,7 +48,7 @@ pub fn trial<C: Client>(name: &str, members: &Members, from: u64, fault: impl Fn
     let mut client = client.or_else(|| C::open(members)).unwrap();
     let kept = acknowledged.iter().filter(|key| client.has(**key)).count();
     let lost = acknowledged.len() - kept;
-    println!("failover: {name} gap_ms={} lost={lost} two_primaries_ms=0", gap.as_millis());
+    println!("failover: {name} gap_ms={} lost={lost}", gap.as_millis());
     assert_eq!(lost, 0, "{name}: acknowledged writes are gone\n{}", members.logs());
 }
 
