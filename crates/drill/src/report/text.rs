@@ -50,9 +50,7 @@ pub fn render(report: &Report) -> String {
     let mut text =
         format!("drill {}: {}, {} requests per second{}\n\n", report.name, report.target, report.rate, tries(report));
     text.push_str(&table(&verdict.steps));
-    text.push_str(
-        "  (gap: the longest time without an answer; the last three: after the fault's beginning)\n\n",
-    );
+    text.push_str("  (gap: the longest time without an answer; the last three: after the fault's beginning)\n\n");
     for step in &verdict.steps {
         let failures = step.failures.iter().map(|(what, count)| format!("; {count} × {what}"));
         let _ = writeln!(text, "  {}: {}{}", step.step.name, step.step.target, failures.collect::<String>());
